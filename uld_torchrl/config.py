@@ -1,0 +1,275 @@
+"""Settings: frozen dataclasses and the named presets, the one place where each default stands.
+
+A docstring below a field is also its help text at the command line. Nothing here imports torch,
+so that ``uld --help`` answers at once. Checking happens in ``__post_init__``: a wrong value is
+a ``ValueError`` that names the field, the value given and what is allowed.
+
+Values are those of MR.Q (arXiv 2501.16142, Appendix B); ULD (arXiv 2602.12643) publishes none.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from uld_torchrl.errors import InputError, one_of
+
+Schedule = Literal["periodic", "every_step"]
+PresetName = Literal["uld", "mrq", "small", "debug"]
+
+
+def _positive(config: Any, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        if not value > 0:
+            raise InputError(f"{name} must be greater than zero, got {value}.")
+
+
+def _non_negative(config: Any, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        if not value >= 0:
+            raise InputError(f"{name} must not be negative, got {value}.")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Sizes of the networks (MR.Q, Appendix B)."""
+
+    z_s_dim: int = 512
+    """Width of the state embedding z_s."""
+    z_a_dim: int = 256
+    """Width of the action embedding z_a inside the state-action encoder."""
+    z_sa_dim: int = 512
+    """Width of the state-action embedding z_sa."""
+    hidden_dim: int = 512
+    """Width of the hidden layers of every network."""
+    num_bins: int = 65
+    """Bins of the two-hot reward encoding."""
+    bin_range: float = 10.0
+    """The bins are symexp of an even grid on [-bin_range, bin_range]."""
+    gumbel_tau: float = 10.0
+    """Temperature of the Gumbel-softmax policy (discrete actions)."""
+
+    def __post_init__(self) -> None:
+        _positive(self, "z_s_dim", "z_a_dim", "z_sa_dim", "hidden_dim", "bin_range", "gumbel_tau")
+        if self.num_bins < 3:
+            raise InputError(f"num_bins must be at least 3, got {self.num_bins}.")
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Coefficients of the encoder, value and policy losses (MR.Q, Appendix B)."""
+
+    horizon: int = 5
+    """Steps H that the latent dynamics are unrolled over."""
+    n_steps: int = 3
+    """Steps n of the return in the value target; at most the horizon."""
+    gamma: float = 0.99
+    """Discount factor, between 0 and 1."""
+    dynamics_coeff: float = 1.0
+    """Weight of the latent dynamics loss."""
+    reward_coeff: float = 0.1
+    """Weight of the reward loss (two-hot cross-entropy)."""
+    terminated_coeff: float = 0.1
+    """Weight of the termination loss, once the replay buffer holds a termination."""
+    pre_activation_coeff: float = 1e-5
+    """Weight of the penalty on the policy's squared pre-activations."""
+    exploration_noise: float = 0.2
+    """Standard deviation of the acting noise, in units of a [-1, 1] action (halved for discrete actions)."""
+    target_noise: float = 0.2
+    """Standard deviation of the noise on the target policy's action (halved for discrete actions)."""
+    target_noise_clip: float = 0.3
+    """The target noise is clipped to this magnitude (halved for discrete actions)."""
+
+    def __post_init__(self) -> None:
+        _positive(self, "horizon", "n_steps")
+        _non_negative(
+            self,
+            "dynamics_coeff",
+            "reward_coeff",
+            "terminated_coeff",
+            "pre_activation_coeff",
+            "exploration_noise",
+            "target_noise",
+            "target_noise_clip",
+        )
+        if self.n_steps > self.horizon:
+            raise InputError(f"n_steps must be at most horizon ({self.horizon}), got {self.n_steps}.")
+        if not 0 <= self.gamma <= 1:
+            raise InputError(f"gamma must lie in [0, 1], got {self.gamma}.")
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """Optimisers and the schedule of updates (MR.Q, Appendix B)."""
+
+    batch_size: int = 256
+    """Windows in each batch."""
+    encoder_lr: float = 1e-4
+    """Learning rate of the encoders and the latent model."""
+    value_lr: float = 3e-4
+    """Learning rate of the value networks."""
+    policy_lr: float = 3e-4
+    """Learning rate of the policy."""
+    weight_decay: float = 1e-4
+    """Decoupled weight decay of all optimisers."""
+    value_grad_clip: float = 20.0
+    """Largest gradient norm of the value update."""
+    period: int = 250
+    """Updates between two copies of the target networks."""
+    schedule: Schedule = "periodic"
+    """'periodic': all encoder updates of a period at its start; 'every_step': one with each value update."""
+
+    def __post_init__(self) -> None:
+        _positive(self, "batch_size", "encoder_lr", "value_lr", "policy_lr", "value_grad_clip", "period")
+        _non_negative(self, "weight_decay")
+        one_of("schedule", self.schedule, ("periodic", "every_step"))
+
+
+@dataclass(frozen=True)
+class ReplayConfig:
+    """The replay buffer and its priorities (LAP, arXiv 2007.06049)."""
+
+    capacity: int = 1_000_000
+    """Largest number of agent steps kept, over all environments together."""
+    lap_alpha: float = 0.4
+    """Exponent of the priority max(td_error, lap_min_priority) ** lap_alpha."""
+    lap_min_priority: float = 1.0
+    """TD errors below this count as this."""
+
+    def __post_init__(self) -> None:
+        _positive(self, "capacity", "lap_min_priority")
+        _non_negative(self, "lap_alpha")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """How long, how often to evaluate, and how random steps begin a run."""
+
+    total_steps: int = 500_000
+    """Agent steps of the whole run (environment frames = agent steps x action repeat)."""
+    random_steps: int = 10_000
+    """Uniformly random agent steps before training starts."""
+    num_envs: int = 1
+    """Environments stepped together; a vector step counts num_envs agent steps and as many updates."""
+    eval_every: int = 5_000
+    """Agent steps between two evaluations."""
+    eval_episodes: int = 10
+    """Episodes of each evaluation."""
+    greedy_discrete_eval: bool = True
+    """Evaluate discrete policies by their most probable action; off: sample, as MR.Q published."""
+    checkpoint_every: int = 5_000
+    """Agent steps between two checkpoints."""
+    log_every: int = 250
+    """Agent steps between two rows of metrics.csv."""
+
+    def __post_init__(self) -> None:
+        _positive(
+            self, "total_steps", "num_envs", "eval_every", "eval_episodes", "checkpoint_every", "log_every"
+        )
+        _non_negative(self, "random_steps")
+
+
+@dataclass(frozen=True)
+class AgentConfig:
+    """Every hyperparameter of the agent: the default is preset ``uld``.
+
+    Example:
+        >>> from uld_torchrl.config import AgentConfig
+        >>> AgentConfig().loss.horizon
+        5
+    """
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    replay: ReplayConfig = field(default_factory=ReplayConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+
+
+_SMALL = ModelConfig(z_s_dim=256, z_a_dim=128, z_sa_dim=256, hidden_dim=256)
+_TINY = ModelConfig(z_s_dim=16, z_a_dim=8, z_sa_dim=16, hidden_dim=16)
+
+PRESETS: dict[str, AgentConfig] = {
+    "uld": AgentConfig(),
+    "mrq": AgentConfig(run=RunConfig(greedy_discrete_eval=False)),
+    "small": AgentConfig(
+        model=_SMALL,
+        run=RunConfig(total_steps=15_000, random_steps=2_000, eval_every=2_500, checkpoint_every=2_500),
+    ),
+    "debug": AgentConfig(
+        model=_TINY,
+        optim=OptimConfig(batch_size=16, period=20),
+        run=RunConfig(
+            total_steps=300,
+            random_steps=100,
+            eval_every=150,
+            eval_episodes=1,
+            checkpoint_every=100,
+            log_every=20,
+        ),
+    ),
+}
+
+
+def preset(name: str) -> AgentConfig:
+    """Return the settings of a preset: ``uld``, ``mrq``, ``small`` or ``debug``.
+
+    Raises:
+        ValueError: the name is none of these.
+
+    Example:
+        >>> from uld_torchrl.config import preset
+        >>> preset("small").model.hidden_dim
+        256
+    """
+    return PRESETS[one_of("preset", name, PRESETS)]
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Return a (nested) settings dataclass as plain JSON data.
+
+    Example:
+        >>> to_dict(ReplayConfig())["capacity"]
+        1000000
+    """
+    return dataclasses.asdict(config)
+
+
+def from_dict(data: dict[str, Any]) -> AgentConfig:
+    """Build :class:`AgentConfig` from :func:`to_dict`'s data.
+
+    Raises:
+        ValueError: an unknown field, or a value out of range.
+
+    Example:
+        >>> from_dict(to_dict(preset("mrq"))) == preset("mrq")
+        True
+    """
+    parts = {part.name: part.default_factory for part in dataclasses.fields(AgentConfig)}
+    unknown = sorted(set(data) - set(parts))
+    if unknown:
+        raise InputError(f"unknown settings {unknown}; known are {sorted(parts)}.")
+    try:
+        return AgentConfig(**{name: parts[name](**values) for name, values in data.items()})  # type: ignore[operator]
+    except TypeError as error:
+        raise InputError(f"settings do not fit this version of uld_torchrl: {error}") from error
+
+
+def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
+    """Name the fields in which two settings differ, as ``section.field: old -> new``.
+
+    Example:
+        >>> differences({"a": {"b": 1}}, {"a": {"b": 2}})
+        ['a.b: 1 -> 2']
+    """
+    found = []
+    for key in sorted(set(old) | set(new)):
+        left, right = old.get(key), new.get(key)
+        if isinstance(left, dict) and isinstance(right, dict):
+            found += differences(left, right, f"{prefix}{key}.")
+        elif left != right:
+            found.append(f"{prefix}{key}: {left} -> {right}")
+    return found

@@ -1,0 +1,49 @@
+"""Bad input: one exception for the command line, and nearest-name suggestions.
+
+:class:`InputError` is a ``ValueError`` whose message is written for the user: the argument, the
+value given, what is allowed, how to fix it. The command line prints it and exits with code 2.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class InputError(ValueError):
+    """A value given by the user is not usable; the message says which, and what is allowed.
+
+    Example:
+        >>> raise InputError("num_envs must be greater than zero, got 0.")
+        Traceback (most recent call last):
+        ...
+        uld_torchrl.errors.InputError: num_envs must be greater than zero, got 0.
+    """
+
+
+def nearest(name: str, known: Iterable[str], count: int = 3) -> list[str]:
+    """Return up to ``count`` of the known names that resemble ``name``, best first.
+
+    Example:
+        >>> nearest("cartpol", ["cartpole", "walker"])
+        ['cartpole']
+    """
+    by_lower = {candidate.lower(): candidate for candidate in known}
+    found = difflib.get_close_matches(name.lower(), by_lower, n=count, cutoff=0.5)
+    return [by_lower[match] for match in found]
+
+
+def one_of(argument: str, value: str, allowed: Iterable[str]) -> str:
+    """Return ``value`` if it is allowed.
+
+    Raises:
+        InputError: it is not; the message names the argument, the value and the allowed set.
+
+    Example:
+        >>> one_of("preset", "mrq", ("uld", "mrq"))
+        'mrq'
+    """
+    allowed = list(allowed)
+    if value in allowed:
+        return value
+    raise InputError(f"{argument} must be one of {', '.join(allowed)}; got {value!r}.")
