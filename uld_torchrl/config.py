@@ -10,10 +10,11 @@ Values are those of MR.Q (arXiv 2501.16142, Appendix B); ULD (arXiv 2602.12643) 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from uld_torchrl.errors import InputError, one_of
+from uld_torchrl.errors import InputError, nearest, one_of
 
 Schedule = Literal["periodic", "every_step"]
 PresetName = Literal["uld", "mrq", "small", "debug"]
@@ -273,3 +274,37 @@ def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> l
         elif left != right:
             found.append(f"{prefix}{key}: {left} -> {right}")
     return found
+
+
+def override(config: AgentConfig, settings: Sequence[str]) -> AgentConfig:
+    """Return ``config`` with settings such as ``loss.gamma=0.98`` applied, later ones last.
+
+    Raises:
+        InputError: no such setting, or a value that does not fit it.
+
+    Example:
+        >>> override(AgentConfig(), ["loss.gamma=0.98", "optim.schedule=every_step"]).loss.gamma
+        0.98
+    """
+    data = to_dict(config)
+    for setting in settings:
+        path, equals, text = setting.partition("=")
+        section, _, name = path.partition(".")
+        if not equals or name not in data.get(section, {}):
+            known = [f"{part}.{key}" for part, fields in data.items() for key in fields]
+            close = nearest(path, known)
+            raise InputError(
+                f"no setting {setting!r}; write section.field=value"
+                + (f", for example {', '.join(close)}." if close else f", one of {', '.join(known)}.")
+            )
+        data[section][name] = _parse(path, text, data[section][name])
+    return from_dict(data)
+
+
+def _parse(path: str, text: str, old: Any) -> Any:
+    if isinstance(old, bool):
+        return one_of(path, text.lower(), ("true", "false")) == "true"
+    try:
+        return type(old)(text)
+    except ValueError as error:
+        raise InputError(f"{path} must be of type {type(old).__name__}, got {text!r}.") from error

@@ -1,0 +1,89 @@
+"""dm_control's suite as Gymnasium environments, so that one path leads to TorchRL from both.
+
+Here: loading by ``<domain>-<task>``, action repeat, dm_control's own flat observation, episodes that
+only ever truncate. Not here: action scaling and float32 (``spaces.py``), lanes (``make.py``).
+Importing this module imports dm_control, and with it the renderer that ``MUJOCO_GL`` names.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium
+import mujoco
+import numpy as np
+from dm_control import suite
+from dm_control.rl.control import FLAT_OBSERVATION_KEY, Environment
+from gymnasium.spaces import Box
+
+from uld_torchrl.envs.rendering import renderer_needed
+
+ACTION_REPEAT = 2
+FRAME_SIZE = 480
+TASK_NAMES = tuple(f"{domain}-{task}" for domain, task in suite.ALL_TASKS)
+
+
+class DMControlTask(gymnasium.Env[np.ndarray, np.ndarray]):
+    """Run a task of the dm_control suite, each action ``ACTION_REPEAT`` times.
+
+    Rewards of the repeats are summed; an episode has 1000 dm_control steps, so 500 of these. Its end is
+    a truncation, never a termination: the suite's tasks have no terminal states. The observation
+    is dm_control's own flat one, in dm_control's order.
+
+    Args:
+        name: ``<domain>-<task>``, one of ``TASK_NAMES``.
+
+    Example:
+        >>> task = DMControlTask("cartpole-swingup")
+        >>> observation, _ = task.reset(seed=0)
+        >>> observation.shape, task.action_space.shape
+        ((5,), (1,))
+    """
+
+    render_mode = "rgb_array"
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._env = self._load(seed=None)
+        spec = self._env.action_spec()
+        # MuJoCo writes an actuator without limits as +-mjMAXVAL (lqr).
+        unbounded = np.abs([spec.minimum, spec.maximum]) >= mujoco.mjMAXVAL
+        low, high = np.where(unbounded, np.array([[-np.inf], [np.inf]]), [spec.minimum, spec.maximum])
+        self.action_space = Box(low, high, dtype=np.float64)
+        shape = self._env.observation_spec()[FLAT_OBSERVATION_KEY].shape
+        self.observation_space = Box(-np.inf, np.inf, shape, np.float64)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Begin an episode; with a seed, load the task anew, since some tasks draw their model from it."""
+        if seed is not None:
+            self._env.physics.free()
+            self._env = self._load(seed)
+        with renderer_needed():  # quadruped makes its rendering contexts here
+            time_step = self._env.reset()
+        return time_step.observation[FLAT_OBSERVATION_KEY], {}
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        """Apply one action ``ACTION_REPEAT`` times, or until the episode ends."""
+        reward = 0.0
+        for _ in range(ACTION_REPEAT):
+            time_step = self._env.step(action)
+            reward += time_step.reward
+            if time_step.last():
+                break
+        return time_step.observation[FLAT_OBSERVATION_KEY], reward, False, time_step.last(), {}
+
+    def render(self) -> np.ndarray:
+        """Draw the current state, uint8 [480, 480, 3]."""
+        camera = 2 if self._name.startswith("quadruped") else 0  # camera 0 does not follow the quadruped
+        return self._env.physics.render(FRAME_SIZE, FRAME_SIZE, camera_id=camera)
+
+    def close(self) -> None:
+        """Free the simulation."""
+        self._env.physics.free()
+
+    def _load(self, seed: int | None) -> Environment:
+        domain, _, task = self._name.partition("-")
+        flat = {"flat_observation": True}
+        return suite.load(domain, task, task_kwargs={"random": seed}, environment_kwargs=flat)

@@ -1,0 +1,137 @@
+"""From specs and settings to TensorDict modules: the networks of one agent, and its policy.
+
+Keys: ``observation -> state_embedding``; ``state_embedding, action -> state_action_embedding ->
+terminated_pred, next.state_embedding, reward_logits | state_action_value``;
+``state_embedding -> action, pre_activation``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tensordict.nn import TensorDictModule, TensorDictModuleBase, TensorDictSequential
+from tensordict.utils import NestedKey
+from torch import nn
+from torchrl.data import TensorSpec
+
+from uld_torchrl.config import AgentConfig, ModelConfig
+from uld_torchrl.modules.encoders import LinearPredictor, StateActionEncoder, VectorEncoder
+from uld_torchrl.modules.exploration import ExplorationNoise
+from uld_torchrl.modules.policies import GumbelPolicy, TanhPolicy
+from uld_torchrl.modules.specs import is_discrete, vector_size
+from uld_torchrl.modules.value import ValueHead
+
+
+@dataclass
+class Networks:
+    """The five networks of an agent, in the order :class:`~uld_torchrl.ULDLoss` takes them.
+
+    Example:
+        >>> from torchrl.data import Bounded, Unbounded
+        >>> nets = make_networks(Unbounded(17), Bounded(-1, 1, (6,)))
+        >>> sum(p.numel() for net in nets.modules() for p in net.parameters())
+        3857226
+    """
+
+    state_encoder: TensorDictModuleBase
+    state_action_encoder: TensorDictModuleBase
+    predictor: TensorDictModuleBase
+    actor_network: TensorDictModuleBase
+    qvalue_network: list[TensorDictModuleBase]
+
+    def modules(self) -> list[nn.Module]:
+        """Return every network, both value heads included."""
+        return [
+            self.state_encoder,
+            self.state_action_encoder,
+            self.predictor,
+            self.actor_network,
+            *self.qvalue_network,
+        ]
+
+
+def _actor(z_s_dim: int, action_dim: int, discrete: bool, model: ModelConfig) -> TensorDictModule:
+    policy: nn.Module
+    if discrete:
+        policy = GumbelPolicy(z_s_dim, action_dim, model.hidden_dim, model.gumbel_tau)
+    else:
+        policy = TanhPolicy(z_s_dim, action_dim, model.hidden_dim)
+    return TensorDictModule(policy, in_keys=["state_embedding"], out_keys=["action", "pre_activation"])
+
+
+def make_networks(
+    observation_spec: TensorSpec,
+    action_spec: TensorSpec,
+    model: ModelConfig | None = None,
+    *,
+    observation_key: NestedKey = "observation",
+) -> Networks:
+    """Build f, g, m, the policy and two value heads for an environment's specs.
+
+    Args:
+        observation_spec: float vector (..., observation_dim).
+        action_spec: ``Bounded`` float or ``OneHot`` (..., A).
+        model: sizes; default :class:`~uld_torchrl.config.ModelConfig`.
+        observation_key: where f reads.
+
+    Raises:
+        InputError: a spec of an unsupported kind.
+
+    Example:
+        >>> from torchrl.data import OneHot, Unbounded
+        >>> nets = make_networks(Unbounded(4), OneHot(2))
+        >>> len(nets.qvalue_network)
+        2
+    """
+    model = model or ModelConfig()
+    discrete, action_dim = is_discrete(action_spec), action_spec.shape[-1]
+    encoder = VectorEncoder(vector_size(observation_spec), model.hidden_dim, model.z_s_dim)
+    joint = StateActionEncoder(model.z_s_dim, action_dim, model.z_a_dim, model.hidden_dim, model.z_sa_dim)
+    predictor = LinearPredictor(model.z_sa_dim, model.z_s_dim, model.num_bins)
+    heads = [ValueHead(model.z_sa_dim, model.hidden_dim) for _ in range(2)]
+    z_s, z_sa = "state_embedding", "state_action_embedding"
+    return Networks(
+        TensorDictModule(encoder, in_keys=[observation_key], out_keys=[z_s]),
+        TensorDictModule(joint, in_keys=[z_s, "action"], out_keys=[z_sa]),
+        TensorDictModule(
+            predictor, in_keys=[z_sa], out_keys=["terminated_pred", ("next", z_s), "reward_logits"]
+        ),
+        _actor(model.z_s_dim, action_dim, discrete, model),
+        [TensorDictModule(head, in_keys=[z_sa], out_keys=["state_action_value"]) for head in heads],
+    )
+
+
+def noise_scale(action_spec: TensorSpec) -> float:
+    """Return the factor on all noise: 1, or one half for discrete actions (MR.Q, Appendix B).
+
+    Example:
+        >>> from torchrl.data import OneHot
+        >>> noise_scale(OneHot(2))
+        0.5
+    """
+    return 0.5 if is_discrete(action_spec) else 1.0
+
+
+def make_policy(
+    networks: Networks, action_spec: TensorSpec, config: AgentConfig | None = None
+) -> TensorDictSequential:
+    """Chain encoder, policy and exploration noise: observation -> action, for collectors and rollouts.
+
+    The parameters are shared with ``networks``. Explores under ``ExplorationType.RANDOM`` only.
+
+    Example:
+        >>> import torch
+        >>> from tensordict import TensorDict
+        >>> from torchrl.data import Bounded, Unbounded
+        >>> spec = Bounded(-1, 1, (2,))
+        >>> policy = make_policy(make_networks(Unbounded(3), spec), spec)
+        >>> policy(TensorDict(observation=torch.zeros(1, 3), batch_size=[1]))["action"].shape
+        torch.Size([1, 2])
+    """
+    config = config or AgentConfig()
+    noise = ExplorationNoise(
+        action_spec,
+        config.loss.exploration_noise * noise_scale(action_spec),
+        greedy=config.run.greedy_discrete_eval,
+    )
+    return TensorDictSequential(networks.state_encoder, networks.actor_network, noise)

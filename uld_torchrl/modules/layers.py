@@ -1,0 +1,79 @@
+"""Building blocks of all networks: an initialised Linear, and the three-layer MLP.
+
+LayerNorm has no parameters (MR.Q, Appendix B). The encoders, policies and value heads made of
+these are in the neighbouring files.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Activation = Callable[[Tensor], Tensor]
+
+
+def xavier_uniform_(weight: Tensor) -> Tensor:
+    """Fill ``weight`` (..., out, in) from U(-a, a), ``a = sqrt(2) sqrt(6 / (in + out))``, in place.
+
+    The gain is ReLU's. Leading dimensions are ensemble members (stacked heads): unlike
+    ``torch.nn.init.xavier_uniform_`` they do not count as a receptive field.
+
+    Example:
+        >>> bool(xavier_uniform_(torch.empty(2, 4, 8)).abs().max() <= 1.0)
+        True
+    """
+    bound = math.sqrt(2.0) * math.sqrt(6.0 / (weight.shape[-1] + weight.shape[-2]))
+    with torch.no_grad():
+        return weight.uniform_(-bound, bound)
+
+
+class Linear(nn.Linear):
+    """``nn.Linear`` with Xavier-uniform weights (ReLU gain) and zero bias.
+
+    Example:
+        >>> bool(Linear(4, 2).bias.eq(0).all())
+        True
+    """
+
+    def reset_parameters(self) -> None:
+        """Draw the weights anew and zero the bias."""
+        xavier_uniform_(self.weight)
+        if self.bias is not None:
+            with torch.no_grad():
+                self.bias.zero_()
+
+
+def layer_norm(x: Tensor) -> Tensor:
+    """Normalise the last dimension to mean 0 and variance 1, without parameters.
+
+    Example:
+        >>> layer_norm(torch.tensor([1.0, 3.0])).round()
+        tensor([-1.,  1.])
+    """
+    return F.layer_norm(x, x.shape[-1:])
+
+
+class MLP(nn.Module):
+    """Linear, LayerNorm, activation, Linear, LayerNorm, activation, Linear.
+
+    Example:
+        >>> MLP(3, 8, 2, F.elu)(torch.zeros(5, 3)).shape
+        torch.Size([5, 2])
+    """
+
+    def __init__(self, in_dim: int, hidden_dim: int, out_dim: int, activation: Activation) -> None:
+        super().__init__()
+        self.activation = activation
+        self.l1 = Linear(in_dim, hidden_dim)
+        self.l2 = Linear(hidden_dim, hidden_dim)
+        self.l3 = Linear(hidden_dim, out_dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (..., in_dim) to (..., out_dim)."""
+        x = self.activation(layer_norm(self.l1(x)))
+        x = self.activation(layer_norm(self.l2(x)))
+        return self.l3(x)

@@ -1,0 +1,68 @@
+"""Reading TorchRL specs: which actions and observations are supported, and their sizes.
+
+The one place where an unsupported space is refused, with a message for the user.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torchrl.data import Bounded, OneHot, TensorSpec
+
+from uld_torchrl.errors import InputError
+
+
+def is_discrete(action_spec: TensorSpec) -> bool:
+    """Tell one-hot actions (True) from bounded continuous ones (False).
+
+    Raises:
+        InputError: the spec is neither.
+
+    Example:
+        >>> is_discrete(OneHot(3))
+        True
+    """
+    if isinstance(action_spec, OneHot):
+        return True
+    if isinstance(action_spec, Bounded) and action_spec.dtype.is_floating_point:
+        return False
+    raise InputError(
+        f"action_spec must be a one-hot or a bounded float spec, got {type(action_spec).__name__} "
+        f"({action_spec.dtype}, shape {tuple(action_spec.shape)})."
+    )
+
+
+def action_bounds(action_spec: Bounded) -> tuple[Tensor, Tensor]:
+    """Return lower and upper bounds (A,) of a bounded spec; batch dimensions are dropped.
+
+    Raises:
+        InputError: a bound is infinite.
+
+    Example:
+        >>> action_bounds(Bounded(-1, 1, (2,)))
+        (tensor([-1., -1.]), tensor([1., 1.]))
+    """
+    size = action_spec.shape[-1]
+    low, high = (bound.reshape(-1, size)[0].clone() for bound in (action_spec.space.low, action_spec.space.high))
+    if not (torch.isfinite(low).all() and torch.isfinite(high).all()):
+        raise InputError(f"action_spec must have finite bounds, got low={low.tolist()}, high={high.tolist()}.")
+    return low, high
+
+
+def vector_size(observation_spec: TensorSpec) -> int:
+    """Return the length of a flat float observation.
+
+    Raises:
+        InputError: the observation is not a float vector.
+
+    Example:
+        >>> from torchrl.data import Unbounded
+        >>> vector_size(Unbounded(17))
+        17
+    """
+    if not observation_spec.shape or not observation_spec.dtype.is_floating_point:
+        raise InputError(
+            f"the observation must be a float vector, got {observation_spec.dtype} "
+            f"of shape {tuple(observation_spec.shape)}."
+        )
+    return observation_spec.shape[-1]

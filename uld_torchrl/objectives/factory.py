@@ -1,0 +1,41 @@
+"""From networks and settings to the loss module."""
+
+from __future__ import annotations
+
+from torchrl.data import TensorSpec
+
+from uld_torchrl.config import AgentConfig
+from uld_torchrl.modules.factory import Networks, noise_scale
+from uld_torchrl.objectives.uld import ULDLoss
+
+
+def make_loss(networks: Networks, action_spec: TensorSpec, config: AgentConfig | None = None) -> ULDLoss:
+    """Build :class:`ULDLoss` for the networks; the target noise is halved for discrete actions.
+
+    Example:
+        >>> from torchrl.data import OneHot, Unbounded
+        >>> from uld_torchrl import make_networks
+        >>> make_loss(make_networks(Unbounded(4), OneHot(2)), OneHot(2)).policy_noise
+        0.1
+    """
+    config = config or AgentConfig()
+    loss, model, scale = config.loss, config.model, noise_scale(action_spec)
+    return ULDLoss(
+        networks.state_encoder,
+        networks.state_action_encoder,
+        networks.predictor,
+        networks.actor_network,
+        networks.qvalue_network,
+        action_spec=action_spec,
+        horizon=loss.horizon,
+        n_steps=loss.n_steps,
+        num_bins=model.num_bins,
+        bin_range=model.bin_range,
+        dynamics_coeff=loss.dynamics_coeff,
+        reward_coeff=loss.reward_coeff,
+        terminated_coeff=loss.terminated_coeff,
+        policy_noise=loss.target_noise * scale,
+        noise_clip=loss.target_noise_clip * scale,
+        pre_activation_coeff=loss.pre_activation_coeff,
+        gamma=loss.gamma,
+    )

@@ -1,0 +1,493 @@
+"""ULDLoss: the encoder, value and policy losses of MR.Q / ULD as one TorchRL loss module.
+
+One module, since the target encoder serves both encoder and value loss: one set of targets, one
+updater, one state_dict. The equations are in ``functional``; the order and timing of updates in
+``trainers.stepper``; sampling and priorities in ``data``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from tensordict import TensorDict, TensorDictBase, TensorDictParams
+from tensordict.nn import TensorDictModuleBase, dispatch
+from tensordict.utils import NestedKey
+from torch import Tensor
+from torchrl.data import TensorSpec
+from torchrl.objectives.common import LossModule
+from torchrl.objectives.utils import _reduce, _vmap_func
+
+from uld_torchrl.errors import InputError
+from uld_torchrl.functional import (
+    alive_mask,
+    n_step_return,
+    one_hot_argmax,
+    symexp_bins,
+    two_hot_cross_entropy,
+    two_hot_mean,
+)
+from uld_torchrl.modules.rollout import LatentRollout, next_key
+from uld_torchrl.modules.specs import action_bounds, is_discrete
+from uld_torchrl.objectives.windows import check_shape, check_window
+
+_NETWORKS = ("state_encoder", "state_action_encoder", "predictor", "actor_network", "qvalue_network")
+
+
+class ULDLoss(LossModule):
+    r"""Losses of MR.Q (arXiv 2501.16142, section 4) and ULD (arXiv 2602.12643) on windows [B, H].
+
+    With :math:`alive_t = \prod_{k<t} (1 - terminated_k)` and the window's steps t = 0 ... H-1:
+
+    - encoder: :math:`z_0 = f(s_0)`, :math:`(d_t, z_{t+1}, l_t) = m(g(z_t, a_t))`,
+      :math:`L = \sum_t mean[alive_t (z_{t+1} - f'(s_{t+1}))^2] + .1\, mean[alive_t CE(l_t, r_t)]
+      + .1\, mean[alive_t (d_t - terminated_t)^2]`;
+    - value: :math:`y = (G + D\, c' \min_i Q'_i(g'(f'(s_n), a'))) / c` with the n-step return G and
+      bootstrap discount D, :math:`a' = clip(\pi'(f'(s_n)) + clip(noise))`, reward scales c and c';
+      :math:`L = mean\, Huber(Q_i(g(f(s_0), a_0)) - y)` over the batch and both heads;
+    - policy: :math:`L = - mean\, Q_i(g(z_s, \pi(z_s))) + 10^{-5} mean(pre^2)`.
+
+    A prime marks target networks. Each loss sends gradients to its own networks only: encoder to
+    f, g, m; value to Q; policy to pi.
+
+    Args:
+        state_encoder: TensorDict module f, observation -> ``state_embedding``.
+        state_action_encoder: TensorDict module g, embedding and action -> ``state_action_embedding``.
+        predictor: TensorDict module m -> ``terminated_pred``, ``("next", "state_embedding")``,
+            ``reward_logits``.
+        actor_network: TensorDict module, ``state_embedding -> action, pre_activation``.
+        qvalue_network: TensorDict module ``state_action_embedding -> state_action_value``, copied
+            ``num_qvalue_nets`` times and drawn anew, or a list of such modules.
+        action_spec: ``Bounded`` float or ``OneHot`` spec of the environment.
+        horizon: window length H. n_steps: steps of the return, at most H.
+        num_bins, bin_range: the reward bins, symexp of an even grid on [-bin_range, bin_range].
+        dynamics_coeff, reward_coeff, terminated_coeff: weights in the encoder loss;
+            ``terminated_coeff`` is a buffer that can be assigned while training.
+        policy_noise, noise_clip: noise of the target action (the caller halves them for discrete
+            actions, see :func:`~uld_torchrl.modules.noise_scale`).
+        pre_activation_coeff: weight of the penalty on the policy's pre-activations.
+        gamma: discount factor.
+        num_qvalue_nets: value heads made from a single ``qvalue_network``.
+        reduction: "mean" (default), "sum", or "none" for one loss a window, [B].
+        deactivate_vmap: loop over the value heads in place of ``vmap``.
+        use_prioritized_weights: apply the input's ``priority_weight``; off for LAP.
+        check_windows: refuse windows that run on past a truncation. Reading the answer waits for a
+            GPU; skipped while compiling.
+
+    Raises:
+        InputError: on construction for unsupported specs or n_steps > horizon; on use for a batch
+            that is not [B, H], or a window that runs on past a truncation.
+
+    Example:
+        >>> import torch
+        >>> from tensordict import TensorDict
+        >>> from torchrl.data import Bounded, Unbounded
+        >>> from uld_torchrl import PeriodicHardUpdate, ULDLoss, make_networks
+        >>> spec = Bounded(-1, 1, (2,))
+        >>> nets = make_networks(Unbounded(3), spec)
+        >>> loss = ULDLoss(
+        ...     nets.state_encoder, nets.state_action_encoder, nets.predictor,
+        ...     nets.actor_network, nets.qvalue_network, action_spec=spec,
+        ... )
+        >>> updater = PeriodicHardUpdate(loss, period=250)
+        >>> B, H = 4, 5
+        >>> td = TensorDict({
+        ...     "observation": torch.randn(B, H, 3),
+        ...     "action": spec.rand((B, H)),
+        ...     "next": {
+        ...         "observation": torch.randn(B, H, 3),
+        ...         "reward": torch.randn(B, H, 1),
+        ...         "terminated": torch.zeros(B, H, 1, dtype=torch.bool),
+        ...     },
+        ... }, batch_size=[B, H])
+        >>> out = loss(td)
+        >>> sorted(key for key in out.keys() if key.startswith("loss_"))
+        ['loss_actor', 'loss_encoder', 'loss_qvalue']
+        >>> td["td_error"].shape
+        torch.Size([4, 5])
+    """
+
+    @dataclass
+    class _AcceptedKeys:
+        """TensorDict keys that :meth:`set_keys` can change.
+
+        ``reward``, ``terminated``, ``truncated`` and ``done`` are read below ``"next"``;
+        ``priority`` is written. The networks' own keys must agree with the embeddings' keys.
+        """
+
+        action: NestedKey = "action"
+        reward: NestedKey = "reward"
+        terminated: NestedKey = "terminated"
+        truncated: NestedKey = "truncated"
+        done: NestedKey = "done"
+        validity_mask: NestedKey = "validity_mask"
+        state_embedding: NestedKey = "state_embedding"
+        state_action_embedding: NestedKey = "state_action_embedding"
+        reward_logits: NestedKey = "reward_logits"
+        terminated_pred: NestedKey = "terminated_pred"
+        pre_activation: NestedKey = "pre_activation"
+        state_action_value: NestedKey = "state_action_value"
+        priority: NestedKey = "td_error"
+        priority_weight: NestedKey = "priority_weight"
+
+    tensor_keys: _AcceptedKeys
+    default_keys = _AcceptedKeys
+    out_keys = [
+        "loss_encoder",
+        "loss_qvalue",
+        "loss_actor",
+        "dynamics_error",
+        "reward_error",
+        "terminated_error",
+        "reward_mae",
+        "pred_value",
+        "target_value",
+        "td_error_mean",
+        "actor_value",
+        "pre_activation_sq",
+    ]
+    _schedulable_buffers = frozenset({"terminated_coeff"})
+    # The window must lie on the latent unroll's random streams alone.
+    _vmap_randomness = "different"
+
+    state_encoder: TensorDictModuleBase
+    state_action_encoder: TensorDictModuleBase
+    predictor: TensorDictModuleBase
+    actor_network: TensorDictModuleBase
+    qvalue_network: TensorDictModuleBase
+    state_encoder_params: TensorDictParams
+    state_action_encoder_params: TensorDictParams
+    predictor_params: TensorDictParams
+    actor_network_params: TensorDictParams
+    qvalue_network_params: TensorDictParams
+    target_state_encoder_params: TensorDictParams
+    target_state_action_encoder_params: TensorDictParams
+    target_predictor_params: TensorDictParams
+    target_actor_network_params: TensorDictParams
+    target_qvalue_network_params: TensorDictParams
+    bins: Tensor
+    terminated_coeff: Tensor
+    reward_scale: Tensor
+    target_reward_scale: Tensor
+
+    def __init__(
+        self,
+        state_encoder: TensorDictModuleBase,
+        state_action_encoder: TensorDictModuleBase,
+        predictor: TensorDictModuleBase,
+        actor_network: TensorDictModuleBase,
+        qvalue_network: TensorDictModuleBase | list[TensorDictModuleBase],
+        *,
+        action_spec: TensorSpec,
+        horizon: int = 5,
+        n_steps: int = 3,
+        num_bins: int = 65,
+        bin_range: float = 10.0,
+        dynamics_coeff: float = 1.0,
+        reward_coeff: float = 0.1,
+        terminated_coeff: float = 0.1,
+        policy_noise: float = 0.2,
+        noise_clip: float = 0.3,
+        pre_activation_coeff: float = 1e-5,
+        gamma: float = 0.99,
+        num_qvalue_nets: int = 2,
+        reduction: Literal["none", "mean", "sum"] | None = None,
+        deactivate_vmap: bool = False,
+        use_prioritized_weights: bool | Literal["auto"] = False,
+        check_windows: bool = True,
+    ) -> None:
+        super().__init__()
+        if not 1 <= n_steps <= horizon:
+            raise InputError(f"n_steps must lie in 1 ... horizon ({horizon}), got {n_steps}.")
+        self._in_keys: list[NestedKey] | None = None
+        self.horizon, self.n_steps, self.gamma = horizon, n_steps, gamma
+        self.dynamics_coeff, self.reward_coeff = dynamics_coeff, reward_coeff
+        self.policy_noise, self.noise_clip = policy_noise, noise_clip
+        self.pre_activation_coeff = pre_activation_coeff
+        self.reduction = reduction or "mean"
+        self.deactivate_vmap, self.use_prioritized_weights = deactivate_vmap, use_prioritized_weights
+        self.check_windows = check_windows
+        heads = len(qvalue_network) if isinstance(qvalue_network, list) else num_qvalue_nets
+        self.num_qvalue_nets = heads
+        self.convert_to_functional(state_encoder, "state_encoder", create_target_params=True)
+        self.convert_to_functional(state_action_encoder, "state_action_encoder", create_target_params=True)
+        self.convert_to_functional(predictor, "predictor")
+        self.convert_to_functional(actor_network, "actor_network", create_target_params=True)
+        self.convert_to_functional(qvalue_network, "qvalue_network", heads, create_target_params=True)
+        self._register_buffers(action_spec, symexp_bins(num_bins, bin_range), terminated_coeff)
+        self._make_vmap()
+        self._make_rollout()
+
+    def _register_buffers(self, action_spec: TensorSpec, bins: Tensor, terminated_coeff: float) -> None:
+        device = next(self.parameters()).device
+        self.discrete = is_discrete(action_spec)
+        low, high = (None, None) if self.discrete else action_bounds(action_spec)
+        self.register_buffer("min_action", None if low is None else low.to(device))
+        self.register_buffer("max_action", None if high is None else high.to(device))
+        self.register_buffer("bins", bins.to(device))
+        self.register_buffer("terminated_coeff", torch.tensor(float(terminated_coeff), device=device))
+        self.register_buffer("reward_scale", torch.ones((), device=device))
+        self.register_buffer("target_reward_scale", torch.ones((), device=device))
+
+    def _make_vmap(self) -> None:
+        self._vmap_qvalue = _vmap_func(
+            self.qvalue_network,
+            (None, 0),
+            randomness=self.vmap_randomness,
+            pseudo_vmap=self.deactivate_vmap,
+        )
+
+    def _make_rollout(self) -> None:
+        keys = self.tensor_keys
+        # In __dict__, like the functional networks: its parameters are already this module's.
+        self.__dict__["_latent_rollout"] = LatentRollout(
+            self.state_action_encoder,
+            self.predictor,
+            state_key=keys.state_embedding,
+            action_key=keys.action,
+            terminated_key=keys.terminated_pred,
+            logits_key=keys.reward_logits,
+        )
+
+    def _forward_value_estimator_keys(self, **kwargs: NestedKey) -> None:
+        self._in_keys = None
+        self._make_rollout()
+
+    @property
+    def in_keys(self) -> list[NestedKey]:
+        """Keys that the losses need: those of f now and next, action, reward, terminated."""
+        if self._in_keys is None:
+            keys = self.tensor_keys
+            observed = list(self.state_encoder.in_keys)
+            self._in_keys = [
+                *observed,
+                *(next_key(key) for key in observed),
+                keys.action,
+                next_key(keys.reward),
+                next_key(keys.terminated),
+            ]
+        return self._in_keys
+
+    @in_keys.setter
+    def in_keys(self, values: list[NestedKey]) -> None:
+        self._in_keys = values
+
+    def reset_parameters_recursive(self) -> None:
+        """Draw all networks anew, copy them to the targets, and set the reward scales to 1."""
+        for name in _NETWORKS:
+            network = getattr(self, name)
+            with getattr(self, f"{name}_params").to_module(network, preserve_module_state=False):
+                network.reset_parameters_recursive()
+            target = self._modules.get(f"target_{name}_params")
+            if target is not None:
+                target.data.update_(getattr(self, f"{name}_params").data)
+        self.reward_scale.fill_(1.0)
+        self.target_reward_scale.fill_(1.0)
+
+    @torch.no_grad()
+    def update_reward_scale_(self, mean_abs_reward: Tensor | float) -> None:
+        """Set target scale c' <- c and scale c <- max(mean |r|, 1e-8), in place (MR.Q, section 4.2).
+
+        Args:
+            mean_abs_reward: mean absolute reward over the replay buffer, a scalar.
+        """
+        self.target_reward_scale.copy_(self.reward_scale)
+        scale = torch.as_tensor(mean_abs_reward, dtype=self.reward_scale.dtype, device=self.reward_scale.device)
+        self.reward_scale.copy_(scale.clamp_min(1e-8))
+
+    # Reading the batch
+
+    def _flag(self, td: TensorDictBase, key: NestedKey) -> Tensor:
+        return td.get(next_key(key)).squeeze(-1)
+
+    def _check(self, td: TensorDictBase) -> None:
+        check_shape(td, self.horizon)
+        if self.check_windows and not torch.compiler.is_compiling():
+            check_window(td, self.tensor_keys, self.n_steps)
+
+    def _encode(self, td: TensorDictBase, params: TensorDictParams) -> Tensor:
+        td = td.select(*self.state_encoder.in_keys)
+        with params.to_module(self.state_encoder, preserve_module_state=False):
+            return self.state_encoder(td).get(self.tensor_keys.state_embedding)
+
+    def _join(self, z_s: Tensor, action: Tensor, params: TensorDictParams) -> Tensor:
+        keys = self.tensor_keys
+        td = TensorDict(batch_size=z_s.shape[:-1], device=z_s.device)
+        td.set(keys.state_embedding, z_s).set(keys.action, action)
+        with params.to_module(self.state_action_encoder, preserve_module_state=False):
+            return self.state_action_encoder(td).get(keys.state_action_embedding)
+
+    def _act(self, z_s: Tensor, params: TensorDictParams) -> tuple[Tensor, Tensor]:
+        keys = self.tensor_keys
+        td = TensorDict(batch_size=z_s.shape[:-1], device=z_s.device).set(keys.state_embedding, z_s)
+        with params.to_module(self.actor_network, preserve_module_state=False):
+            td = self.actor_network(td)
+        return td.get(keys.action), td.get(keys.pre_activation)
+
+    def _values(self, z_sa: Tensor, params: TensorDictParams) -> Tensor:
+        """Return the values (num_qvalue_nets, B)."""
+        keys = self.tensor_keys
+        td = TensorDict(batch_size=z_sa.shape[:-1], device=z_sa.device)
+        td.set(keys.state_action_embedding, z_sa)
+        return self._vmap_qvalue(td, params).get(keys.state_action_value).squeeze(-1)
+
+    def _reduced(self, loss: Tensor, td: TensorDictBase) -> Tensor:
+        weights = self._maybe_get_priority_weight(td)
+        if weights is not None:
+            weights = weights.reshape(*loss.shape, -1)[..., 0]
+        return _reduce(loss, self.reduction, weights=weights)
+
+    # The three losses
+
+    def encoder_loss(self, tensordict: TensorDictBase) -> tuple[Tensor, TensorDict]:
+        """Return the loss of f, g, m over the unrolled window (MR.Q, eqs. 13-17), and its parts.
+
+        Args:
+            tensordict: window [B, H].
+        """
+        self._check(tensordict)
+        keys = self.tensor_keys
+        terminated = self._flag(tensordict, keys.terminated)
+        reward = self._flag(tensordict, keys.reward)
+        mask = self._mask(tensordict, terminated).to(reward.dtype)
+        with torch.no_grad():
+            z_target = self._encode(tensordict.get("next"), self.target_state_encoder_params)
+        z_0 = self._encode(tensordict[:, 0], self.state_encoder_params)
+        d, z_next, logits = self._unroll(z_0, tensordict.get(keys.action))
+        dynamics = (mask * (z_next - z_target).square().mean(-1)).sum(-1)
+        rewards = (mask * two_hot_cross_entropy(logits, reward, self.bins)).sum(-1)
+        ends = (mask * (d - terminated.to(d.dtype)).square()).sum(-1)
+        loss = (
+            self.dynamics_coeff * dynamics + self.reward_coeff * rewards + self.terminated_coeff * ends
+        )
+        parts = {"dynamics_error": dynamics, "reward_error": rewards, "terminated_error": ends}
+        metadata = {name: part.detach().mean() for name, part in parts.items()}
+        metadata["reward_mae"] = self._reward_error(logits.detach(), reward, mask)
+        self._clear_compiled(tensordict)
+        return self._reduced(loss, tensordict), TensorDict(metadata)
+
+    def _mask(self, td: TensorDictBase, terminated: Tensor) -> Tensor:
+        alive = alive_mask(terminated)
+        validity = td.get(self.tensor_keys.validity_mask, None)
+        return alive if validity is None else alive * validity.reshape(alive.shape)
+
+    def _unroll(self, z_0: Tensor, actions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        g, m = self.state_action_encoder, self.predictor
+        with (
+            self.state_action_encoder_params.to_module(g, preserve_module_state=False),
+            self.predictor_params.to_module(m, preserve_module_state=False),
+        ):
+            return self._latent_rollout(z_0, actions)
+
+    def _reward_error(self, logits: Tensor, reward: Tensor, mask: Tensor) -> Tensor:
+        error = (two_hot_mean(logits, self.bins) - reward).abs()
+        return (mask * error).sum() / mask.sum().clamp_min(1)
+
+    def value_loss(self, tensordict: TensorDictBase) -> tuple[Tensor, TensorDict]:
+        """Return the Huber loss of both value heads (MR.Q, eqs. 18-20), and what belongs to it.
+
+        Args:
+            tensordict: window [B, H], of which the first n steps are read.
+
+        Returns:
+            The loss, and a TensorDict [B] with ``td_error`` (max over heads of |Q - y|),
+            ``state_embedding`` f(s_0) for :meth:`actor_loss`, ``pred_value`` and ``target_value``
+            in reward units.
+        """
+        self._check(tensordict)
+        keys = self.tensor_keys
+        with torch.no_grad():
+            y = self._value_target(tensordict)
+            first = tensordict[:, 0]
+            z_s = self._encode(first, self.state_encoder_params)
+            z_sa = self._join(z_s, first.get(keys.action), self.state_action_encoder_params)
+        q = self._values(z_sa, self.qvalue_network_params)
+        loss = F.smooth_l1_loss(q, y.expand_as(q), reduction="none").mean(0)
+        error = (q.detach() - y).abs().amax(0)
+        metadata = TensorDict(batch_size=y.shape, device=y.device)
+        metadata.set(keys.priority, error).set(keys.state_embedding, z_s)
+        metadata.set("pred_value", q.detach().mean(0) * self.reward_scale)
+        metadata.set("target_value", y * self.reward_scale)
+        self._clear_compiled(tensordict)
+        return self._reduced(loss, tensordict), metadata
+
+    def _value_target(self, td: TensorDictBase) -> Tensor:
+        """Return ``y = (G + D c' min_i Q'_i(g'(f'(s_n), a'))) / c`` (B,)."""
+        keys, n = self.tensor_keys, self.n_steps
+        total, discount = n_step_return(
+            self._flag(td, keys.reward)[:, :n], self._flag(td, keys.terminated)[:, :n], self.gamma
+        )
+        z_n = self._encode(td[:, n - 1].get("next"), self.target_state_encoder_params)
+        action, _ = self._act(z_n, self.target_actor_network_params)
+        action = self._smoothed(action)
+        z_sa = self._join(z_n, action, self.target_state_action_encoder_params)
+        q = self._values(z_sa, self.target_qvalue_network_params).amin(0)
+        return (total + discount * self.target_reward_scale * q) / self.reward_scale
+
+    def _smoothed(self, action: Tensor) -> Tensor:
+        """Add clipped noise (target policy smoothing, TD3, arXiv 1802.09477)."""
+        noise = (self.policy_noise * torch.randn_like(action)).clamp(-self.noise_clip, self.noise_clip)
+        if self.discrete:
+            return one_hot_argmax(action + noise)
+        return (action + noise).clamp(self.min_action, self.max_action)
+
+    def actor_loss(self, tensordict: TensorDictBase) -> tuple[Tensor, TensorDict]:
+        """Return the policy loss (MR.Q, eq. 21); gradients reach the policy only.
+
+        Args:
+            tensordict: [B] with ``state_embedding`` (as :meth:`value_loss` returns it), or a window
+                [B, H], whose first observation is then encoded without gradient.
+        """
+        z_s = self._first_embedding(tensordict)
+        action, pre = self._act(z_s, self.actor_network_params)
+        z_sa = self._join(z_s, action, self.state_action_encoder_params.data)
+        q = self._values(z_sa, self.qvalue_network_params.data).mean(0)
+        penalty = pre.square().mean(-1)
+        loss = -q + self.pre_activation_coeff * penalty
+        metadata = {
+            "actor_value": q.detach().mean() * self.reward_scale,
+            "pre_activation_sq": penalty.detach().mean(),
+        }
+        self._clear_compiled(tensordict)
+        return self._reduced(loss, tensordict), TensorDict(metadata)
+
+    def _first_embedding(self, td: TensorDictBase) -> Tensor:
+        td = td[:, 0] if td.ndim == 2 else td
+        z_s = td.get(self.tensor_keys.state_embedding, None)
+        if z_s is not None:
+            return z_s.detach()
+        with torch.no_grad():
+            return self._encode(td, self.state_encoder_params)
+
+    @dispatch
+    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """Return all three losses and their metrics; writes ``td_error`` (B, H) into ``tensordict``."""
+        loss_encoder, encoder = self.encoder_loss(tensordict)
+        loss_qvalue, value = self.value_loss(tensordict)
+        loss_actor, actor = self.actor_loss(self._actor_input(tensordict, value))
+        error = value.get(self.tensor_keys.priority)
+        tensordict.set(self.tensor_keys.priority, error.unsqueeze(-1).expand(tensordict.shape).clone())
+        return TensorDict(
+            {
+                "loss_encoder": loss_encoder,
+                "loss_qvalue": loss_qvalue,
+                "loss_actor": loss_actor,
+                **dict(encoder.items()),
+                **dict(actor.items()),
+                "pred_value": value.get("pred_value").mean(),
+                "target_value": value.get("target_value").mean(),
+                "td_error_mean": error.mean(),
+            }
+        )
+
+    def _actor_input(self, td: TensorDictBase, value: TensorDictBase) -> TensorDictBase:
+        weights = self._maybe_get_priority_weight(td)
+        if weights is None:
+            return value
+        return value.set(self.tensor_keys.priority_weight, weights.reshape(td.shape[0], -1)[:, 0])
+
+    def _clear_compiled(self, td: TensorDictBase) -> None:
+        names = (f"{prefix}{name}_params" for name in _NETWORKS for prefix in ("", "target_"))
+        self._clear_weakrefs(td, *names)

@@ -1,0 +1,94 @@
+"""Checkpoints of a run through ``torchrl.checkpoint``: no pickle, written aside, renamed, rotated.
+
+``checkpoints/step-<steps>/`` and the link ``latest``. What is saved is decided by the trainer; the
+environment's own state is not (a later version).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils._pytree import tree_map
+from torchrl.checkpoint import Checkpoint, CheckpointRotation, StateDictCheckpointAdapter
+
+from uld_torchrl.errors import InputError
+
+
+class _Detached:
+    """A component whose loaded tensors are copies: a directory payload is a view of the file."""
+
+    def __init__(self, component: Any) -> None:
+        self.component = component
+
+    def state_dict(self) -> dict[str, Any]:
+        return dict(self.component.state_dict())
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.component.load_state_dict(
+            tree_map(lambda leaf: _plain_copy(leaf) if isinstance(leaf, torch.Tensor) else leaf, dict(state))
+        )
+
+
+def _plain_copy(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.detach().as_subclass(torch.Tensor).clone()
+
+
+class RunCheckpoints:
+    """Save and restore the components of a run, keeping the newest few.
+
+    Args:
+        folder: where checkpoints go.
+        components: objects with ``state_dict`` and ``load_state_dict``, by name.
+        keep: how many are kept.
+    """
+
+    def __init__(self, folder: Path, components: Mapping[str, Any], keep: int = 2) -> None:
+        self.folder = folder
+        self._checkpoint = Checkpoint()
+        for name, component in components.items():
+            self._checkpoint.register(name, _Detached(component), adapter=StateDictCheckpointAdapter())
+        self._rotation = CheckpointRotation(folder, keep_last=keep, prefix="step")
+
+    def save(self, step: int) -> Path:
+        """Write a checkpoint of ``step`` and drop the oldest beyond ``keep``."""
+        path = self._rotation.save(self._checkpoint, step=step)
+        link = self.folder / "latest"
+        aside = self.folder / ".latest"
+        aside.unlink(missing_ok=True)
+        aside.symlink_to(path.name)
+        os.replace(aside, link)
+        return path
+
+    def restore(self) -> Path | None:
+        """Load the newest checkpoint into the components; None if there is none.
+
+        Raises:
+            InputError: it is damaged, or of another program version; the message says what to do.
+        """
+        paths = self._saved()
+        if not paths:
+            return None
+        try:
+            Checkpoint.manifest(paths[-1])
+            self._checkpoint.load(paths[-1])
+        except Exception as error:  # anything a damaged file may raise, told to the user in one line
+            raise InputError(_damaged(paths, error)) from error
+        return paths[-1]
+
+    def _saved(self) -> list[Path]:
+        """Return all checkpoints, damaged ones too (which the rotation passes over), oldest first."""
+        if not self.folder.is_dir():
+            return []
+        return sorted(path for path in self.folder.iterdir() if path.name.startswith("step-"))
+
+
+def _damaged(paths: list[Path], error: Exception) -> str:
+    older = f"go on from {paths[-2].name}" if len(paths) > 1 else "start this run anew"
+    return (
+        f"checkpoint {paths[-1]} is damaged ({type(error).__name__}: {str(error).splitlines()[0][:200]}): "
+        f"delete that folder to {older}, or use --fresh for a new run."
+    )

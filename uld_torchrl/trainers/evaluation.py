@@ -1,0 +1,97 @@
+"""Evaluation: undiscounted episode returns of a policy, on environments and seeds of their own.
+
+The training run's random streams are left as they were. Nothing is written here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from tensordict import TensorDictBase
+from tensordict.nn import TensorDictModuleBase
+from torch import Tensor
+from torchrl.envs import EnvBase
+from torchrl.envs.utils import ExplorationType, set_exploration_type
+
+# Longest episode in use: Atari's cap of 108 000 frames, in steps of one frame.
+MAX_EPISODE_STEPS = 108_000
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Returns and lengths of the episodes, [episodes] each; lengths in agent steps."""
+
+    returns: Tensor
+    lengths: Tensor
+
+    @property
+    def mean(self) -> float:
+        """Mean return."""
+        return float(self.returns.mean())
+
+    @property
+    def std(self) -> float:
+        """Standard deviation of the return over the episodes (population form, 0 for one)."""
+        return float(self.returns.std(correction=0))
+
+
+def stream_seed(*parts: int) -> int:
+    """Derive the seed of an independent random stream from integers, such as seed, purpose, step.
+
+    Example:
+        >>> stream_seed(0, 1, 5000) == stream_seed(0, 1, 5000) != stream_seed(0, 1, 5001)
+        True
+    """
+    return int(np.random.SeedSequence(parts).generate_state(1)[0])
+
+
+def evaluate(
+    env: EnvBase,
+    policy: TensorDictModuleBase,
+    *,
+    seed: int,
+    on_step: Callable[[EnvBase], None] | None = None,
+) -> Evaluation:
+    """Play one episode in each lane of ``env`` without exploration.
+
+    Args:
+        env: environment of batch size [episodes].
+        policy: observation -> action.
+        seed: of the environments, and of a policy that samples.
+        on_step: called after the reset and after each step, for example to draw a frame.
+
+    Returns:
+        Returns and lengths, [episodes].
+    """
+    with torch.random.fork_rng(), torch.no_grad(), set_exploration_type(ExplorationType.DETERMINISTIC):
+        torch.manual_seed(seed)
+        env.set_seed(seed)
+        return _play(env, policy, on_step)
+
+
+def _play(
+    env: EnvBase, policy: TensorDictModuleBase, on_step: Callable[[EnvBase], None] | None
+) -> Evaluation:
+    td = env.reset()
+    running = torch.ones(env.batch_size, dtype=torch.bool, device=td.device)
+    returns, lengths = torch.zeros(2, *env.batch_size, device=td.device)
+    for _ in range(MAX_EPISODE_STEPS):
+        if on_step is not None:
+            on_step(env)
+        td, reward, done = _advance(env, policy, td)
+        returns, lengths = returns + running * reward, lengths + running
+        running &= ~done
+        if not bool(running.any()):
+            break
+    return Evaluation(returns.cpu(), lengths.cpu())
+
+
+def _advance(
+    env: EnvBase, policy: TensorDictModuleBase, td: TensorDictBase
+) -> tuple[TensorDictBase, Tensor, Tensor]:
+    stepped, following = env.step_and_maybe_reset(policy(td))
+    result = stepped.get("next")
+    return following, result.get("reward").squeeze(-1), result.get("done").squeeze(-1)

@@ -1,0 +1,67 @@
+"""Progress of a run: a bar on a terminal, a plain line now and then elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping
+from typing import TextIO
+
+from tqdm import tqdm
+
+_LINE_EVERY_S = 30.0
+
+
+class Progress:
+    """Show step, steps/s, time left and a few figures on a stream.
+
+    Args:
+        total: agent steps of the run. initial: steps already done. enabled: False shows nothing.
+        stream: default standard error.
+
+    Example:
+        >>> progress = Progress(10, enabled=False)
+        >>> progress.update(1, {"return": 3.0})
+    """
+
+    def __init__(
+        self, total: int, initial: int = 0, *, enabled: bool = True, stream: TextIO | None = None
+    ) -> None:
+        self.stream = stream or sys.stderr
+        self.total, self.step, self.initial, self.enabled = total, initial, initial, enabled
+        self.started = self.last_line = time.monotonic()
+        self.figures: dict[str, float] = {}
+        on_terminal = enabled and self.stream.isatty()
+        self.bar = (
+            tqdm(total=total, initial=initial, file=self.stream, unit="step", dynamic_ncols=True)
+            if on_terminal
+            else None
+        )
+
+    def update(self, steps: int, figures: Mapping[str, float] | None = None) -> None:
+        """Count ``steps`` more, and show ``figures`` from now on."""
+        self.step += steps
+        self.figures.update(figures or {})
+        if self.bar is not None:
+            if figures:
+                self.bar.set_postfix({name: f"{value:.4g}" for name, value in self.figures.items()})
+            self.bar.update(steps)
+        elif self.enabled and time.monotonic() - self.last_line >= _LINE_EVERY_S:
+            self._line()
+
+    def _line(self) -> None:
+        self.last_line = time.monotonic()
+        rate = (self.step - self.initial) / (self.last_line - self.started)
+        left = (self.total - self.step) / max(rate, 1e-9)
+        figures = "".join(f"  {name} {value:.4g}" for name, value in self.figures.items())
+        self.stream.write(
+            f"step {self.step}/{self.total}  {rate:.1f} steps/s  {left / 60:.1f} min left{figures}\n"
+        )
+        self.stream.flush()
+
+    def close(self) -> None:
+        """End the bar, or write the last line."""
+        if self.bar is not None:
+            self.bar.close()
+        elif self.enabled:
+            self._line()

@@ -1,0 +1,155 @@
+"""Run directories: where a run lives, and when a repeated command may go on in it.
+
+``<root>/<env>/<name>/seed<k>/`` with config.json, metrics.csv, eval.csv, timing.csv,
+environment.txt, checkpoints/, model/, videos/, curve.png. The same command again goes on; another
+configuration in the same directory is refused with the fields that differ.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import re
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from uld_torchrl.config import AgentConfig, differences, to_dict
+from uld_torchrl.errors import InputError
+
+_PACKAGES = ("uld-torchrl", "torch", "torchrl", "tensordict", "gymnasium", "mujoco", "dm_control", "numpy")
+
+
+@dataclass(frozen=True)
+class RunDir:
+    """The paths of one run."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """What the run was started with."""
+        return self.path / "config.json"
+
+    @property
+    def metrics(self) -> Path:
+        """Training metrics, one row each ``log_every`` steps."""
+        return self.path / "metrics.csv"
+
+    @property
+    def evaluations(self) -> Path:
+        """Evaluation returns."""
+        return self.path / "eval.csv"
+
+    @property
+    def timing(self) -> Path:
+        """Wall-clock figures, kept apart so that the other files are reproducible."""
+        return self.path / "timing.csv"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Training state."""
+        return self.path / "checkpoints"
+
+    @property
+    def model(self) -> Path:
+        """The final model: config.json and model.safetensors."""
+        return self.path / "model"
+
+    @property
+    def videos(self) -> Path:
+        """Videos of evaluation episodes."""
+        return self.path / "videos"
+
+    @property
+    def curve(self) -> Path:
+        """Learning curve."""
+        return self.path / "curve.png"
+
+
+def open_run(
+    root: Path, env_id: str, name: str, seed: int, config: AgentConfig, *, fresh: bool = False
+) -> RunDir:
+    """Create the directory of a run, or check that it belongs to the same configuration.
+
+    ``total_steps`` may grow; everything else must agree.
+
+    Args:
+        root: directory of all runs.
+        env_id: canonical environment id. name: of the run; letters, digits, ``._-``.
+        fresh: take ``<name>-2``, ``<name>-3``, ... instead of an existing directory.
+
+    Raises:
+        InputError: a bad name, another configuration in the directory, or an unusable path.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+        raise InputError(f"name must consist of letters, digits, '.', '_' and '-', got {name!r}.")
+    path = _path(root, env_id, _fresh_name(root, env_id, name, seed) if fresh else name, seed)
+    run = RunDir(path)
+    started = {"env_id": env_id, "seed": seed, "config": to_dict(config)}
+    if run.config.exists():
+        _check_same(run, started)
+    _write_start(run, started)
+    return run
+
+
+def _path(root: Path, env_id: str, name: str, seed: int) -> Path:
+    return root / env_id / name / f"seed{seed}"
+
+
+def _fresh_name(root: Path, env_id: str, name: str, seed: int) -> str:
+    candidate, number = name, 1
+    while _path(root, env_id, candidate, seed).exists():
+        number += 1
+        candidate = f"{name}-{number}"
+    return candidate
+
+
+def _check_same(run: RunDir, started: dict[str, Any]) -> None:
+    try:
+        old = json.loads(run.config.read_text(encoding="utf-8"))
+        steps = old["config"]["run"].pop("total_steps")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{run.config} cannot be read ({error!r}): use --fresh for a new directory, or another --name."
+        ) from error
+    new = json.loads(json.dumps(started))
+    if new["config"]["run"].pop("total_steps") < steps:
+        raise InputError(
+            f"{run.path} was started with total_steps {steps}; going on takes at least as many."
+        )
+    found = differences(old, new)
+    if found:
+        raise InputError(
+            f"{run.path} holds a run of another configuration ({'; '.join(found)}): "
+            "use --fresh for a new directory, or another --name."
+        )
+
+
+def _write_start(run: RunDir, started: dict[str, Any]) -> None:
+    try:
+        run.path.mkdir(parents=True, exist_ok=True)
+        run.config.write_text(json.dumps(started, indent=2) + "\n", encoding="utf-8")
+        (run.path / "environment.txt").write_text(environment_text(), encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"the run directory {run.path} cannot be written: {error}.") from error
+
+
+def environment_text() -> str:
+    """Return the versions that a run depends on, one a line.
+
+    Example:
+        >>> environment_text().startswith("python ")
+        True
+    """
+    return "\n".join(
+        [f"python {platform.python_version()}", *(f"{name} {_version(name)}" for name in _PACKAGES), ""]
+    )
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"

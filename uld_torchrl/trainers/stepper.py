@@ -1,0 +1,184 @@
+"""ULDOptimizationStepper: when each update happens, in which order, with which optimiser.
+
+One call is one update. What the losses are is in ``objectives``; where batches come from, in
+``data``; the loop around it, in ``trainer``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from tensordict import TensorDict, TensorDictBase
+from torch import Tensor
+from torchrl.trainers import OptimizationStepper
+
+from uld_torchrl.config import OptimConfig
+from uld_torchrl.data import WindowReplayBuffer
+from uld_torchrl.objectives import PeriodicHardUpdate, ULDLoss
+
+_ENCODER = ("state_encoder_params", "state_action_encoder_params", "predictor_params")
+
+
+class ULDOptimizationStepper(OptimizationStepper):
+    """One update of MR.Q / ULD on a value batch (MR.Q, section 4.3 and Appendix B).
+
+    Before updates 1, ``period`` + 1, 2 ``period`` + 1, ..., in this order: the targets of encoder,
+    policy and value are copied; the target reward scale takes the reward scale, and this the mean
+    absolute reward in the buffer; with schedule "periodic", ``period`` encoder updates follow, each
+    on a batch of its own. Then, at every update: the value on ``sub_batch`` (and with "every_step"
+    the encoder before it), its TD errors as new priorities, the policy.
+
+    The termination loss counts from the first period at whose start the buffer holds a termination.
+
+    Args:
+        loss_module: the losses and networks.
+        replay_buffer: source of the encoder batches, and taker of the priorities.
+        config: learning rates, batch size, schedule, period.
+
+    Example:
+        >>> from uld_torchrl import make_loss, make_networks, make_replay_buffer
+        >>> from torchrl.data import Bounded, Unbounded
+        >>> spec = Bounded(-1, 1, (2,))
+        >>> loss = make_loss(make_networks(Unbounded(3), spec), spec)
+        >>> rb = make_replay_buffer(capacity=1000, horizon=5, batch_size=8)
+        >>> stepper = ULDOptimizationStepper(loss, rb, OptimConfig(batch_size=8, period=4))
+        >>> B = 30
+        >>> _ = rb.extend(TensorDict({
+        ...     "observation": torch.randn(1, B, 3), "action": spec.rand((1, B)),
+        ...     "next": {
+        ...         "observation": torch.randn(1, B, 3), "reward": torch.randn(1, B, 1),
+        ...         "terminated": torch.zeros(1, B, 1, dtype=torch.bool),
+        ...         "truncated": torch.zeros(1, B, 1, dtype=torch.bool),
+        ...         "done": torch.zeros(1, B, 1, dtype=torch.bool),
+        ...     }}, batch_size=[1, B]))
+        >>> metrics = stepper.step(None, rb.sample())
+        >>> stepper.updates
+        1
+    """
+
+    def __init__(
+        self,
+        loss_module: ULDLoss,
+        replay_buffer: WindowReplayBuffer,
+        config: OptimConfig | None = None,
+    ) -> None:
+        self.loss_module, self.replay_buffer = loss_module, replay_buffer
+        self.config = config = config or OptimConfig()
+        self.target_updater = PeriodicHardUpdate(loss_module, period=config.period)
+        encoder = [p for name in _ENCODER for p in getattr(loss_module, name).parameters()]
+        self.encoder_optimizer = self._adamw(encoder, config.encoder_lr)
+        self._value_parameters = list(loss_module.qvalue_network_params.parameters())
+        self.value_optimizer = self._adamw(self._value_parameters, config.value_lr)
+        policy = list(loss_module.actor_network_params.parameters())
+        self.policy_optimizer = self._adamw(policy, config.policy_lr)
+        self._terminated_coeff = float(loss_module.terminated_coeff)
+        loss_module.terminated_coeff = 0.0
+        self._encoder_metrics: dict[str, Tensor] = {}
+
+    def _adamw(self, parameters: list[Tensor], lr: float) -> torch.optim.AdamW:
+        # fused: 2.3 ms against 15.7 for 3.9M parameters on a CPU, and one kernel on a GPU.
+        return torch.optim.AdamW(parameters, lr=lr, weight_decay=self.config.weight_decay, fused=True)
+
+    @property
+    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        """The three optimisers by name."""
+        return {
+            "encoder": self.encoder_optimizer,
+            "value": self.value_optimizer,
+            "policy": self.policy_optimizer,
+        }
+
+    @property
+    def updates(self) -> int:
+        """Updates done so far."""
+        return self.target_updater.counter
+
+    def step(self, trainer: Any, sub_batch: TensorDictBase) -> TensorDictBase:
+        """Do one update on the value batch.
+
+        Args:
+            trainer: the TorchRL trainer that calls, or None; not used.
+            sub_batch: window [B, H] from the replay buffer.
+
+        Returns:
+            Detached scalar metrics; those of the encoder are the latest ones.
+        """
+        if self.target_updater.step():
+            self._begin_period()
+        if self.config.schedule == "every_step":
+            self._encoder_metrics = self._update_encoder(sub_batch)
+        value_loss, value = self.loss_module.value_loss(sub_batch)
+        grad_norm = self._update_value(value_loss)
+        self._set_priorities(sub_batch, value)
+        actor_loss, actor = self.loss_module.actor_loss(value)
+        self._descend(actor_loss, self.policy_optimizer)
+        return self._metrics(value_loss, value, grad_norm, actor_loss, actor)
+
+    def _begin_period(self) -> None:
+        loss = self.loss_module
+        loss.update_reward_scale_(self.replay_buffer.mean_abs_reward())
+        if float(loss.terminated_coeff) == 0.0 and self.replay_buffer.has_termination():
+            loss.terminated_coeff = self._terminated_coeff
+        if self.config.schedule == "periodic":
+            self._encoder_burst()
+
+    def _encoder_burst(self) -> None:
+        total: dict[str, Tensor] = {}
+        for _ in range(self.config.period):
+            metrics = self._update_encoder(self.replay_buffer.sample())
+            total = {name: value + total.get(name, 0.0) for name, value in metrics.items()}
+        self._encoder_metrics = {name: value / self.config.period for name, value in total.items()}
+
+    def _update_encoder(self, batch: TensorDictBase) -> dict[str, Tensor]:
+        loss, parts = self.loss_module.encoder_loss(batch)
+        self._descend(loss, self.encoder_optimizer)
+        return {"loss_encoder": loss.detach(), **dict(parts.items())}
+
+    def _update_value(self, loss: Tensor) -> Tensor:
+        self.value_optimizer.zero_grad()
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(self._value_parameters, self.config.value_grad_clip)
+        self.value_optimizer.step()
+        return norm
+
+    @staticmethod
+    def _descend(loss: Tensor, optimizer: torch.optim.Optimizer) -> None:
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    def _set_priorities(self, batch: TensorDictBase, value: TensorDictBase) -> None:
+        anchors = batch.get("anchor_index", None)
+        if anchors is not None:
+            self.replay_buffer.update_priority(anchors, value.get(self.loss_module.tensor_keys.priority))
+
+    def _metrics(
+        self, value_loss: Tensor, value: TensorDictBase, grad_norm: Tensor, actor_loss: Tensor, actor: TensorDictBase
+    ) -> TensorDictBase:
+        return TensorDict(
+            {
+                **self._encoder_metrics,
+                "loss_qvalue": value_loss.detach(),
+                "loss_actor": actor_loss.detach(),
+                "value_grad_norm": grad_norm,
+                "td_error_mean": value.get(self.loss_module.tensor_keys.priority).mean(),
+                "pred_value": value.get("pred_value").mean(),
+                "target_value": value.get("target_value").mean(),
+                "reward_scale": self.loss_module.reward_scale.clone(),
+                **dict(actor.items()),
+            }
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return optimiser states and the position in the schedule; the loss keeps its own."""
+        return {
+            "target_updater": self.target_updater.state_dict(),
+            **{name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore what :meth:`state_dict` gave."""
+        self.target_updater.load_state_dict(state_dict["target_updater"])
+        for name, optimizer in self.optimizers.items():
+            optimizer.load_state_dict(state_dict[name])
