@@ -5,6 +5,8 @@ Bad input ends with exit code 2 and one message on standard error; only this fil
 
 from __future__ import annotations
 
+import logging
+import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,7 +78,7 @@ Command = (
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return the exit code: 0, 2 for bad input, 130 when interrupted."""
-    command = tyro.cli(Command, prog="uld", args=arguments)  # type: ignore[call-overload]
+    command = tyro.cli(Command, prog="uld", args=arguments)
     try:
         if isinstance(command, Train):
             _train(command)
@@ -121,6 +123,7 @@ def _train(command: Train) -> None:
     run = open_run(
         command.run_dir, env_id, command.name or command.preset, command.seed, config, fresh=command.fresh
     )
+    logging.getLogger("torchrl").setLevel(logging.WARNING)
     trainer = ULDTrainer(env_id, config, run, seed=command.seed, device=device, progress=True)
     if trainer.step:
         state = "is finished" if trainer.finished else f"goes on from step {trainer.step}"
@@ -128,8 +131,8 @@ def _train(command: Train) -> None:
     result = trainer.train()
     trainer.close()
     print(
-        f"return {result.return_mean:.1f} (sd {result.return_std:.1f} over {config.run.eval_episodes} episodes) "
-        f"at step {result.step} in {result.path}; try: uld eval {result.path} --video"
+        f"return {result.return_mean:.1f} (sd {result.return_std:.1f}, {config.run.eval_episodes} episodes) "
+        f"at step {result.step} in {result.path}; next: uld eval {shlex.quote(str(result.path))}"
     )
 
 

@@ -171,14 +171,10 @@ class WindowReplayBuffer(TensorDictReplayBuffer):
         sampler = self._sampler
         steps, lanes = state_dict["priorities"].shape
         if lanes != sampler.num_lanes:
-            raise InputError(
-                f"num_lanes must be {lanes}, as in the saved buffer; got {sampler.num_lanes}."
-            )
+            raise InputError(f"num_lanes must be {lanes}, as in the saved buffer; got {sampler.num_lanes}.")
         if state_dict["horizon"] != sampler.horizon:
             wanted = state_dict["horizon"]
-            raise InputError(
-                f"horizon must be {wanted}, as in the saved buffer; got {sampler.horizon}."
-            )
+            raise InputError(f"horizon must be {wanted}, as in the saved buffer; got {sampler.horizon}.")
         if steps > sampler.ring_length:
             raise InputError(
                 f"capacity must be at least {steps * lanes} to hold the saved replay buffer, "

@@ -77,8 +77,8 @@ class PrioritySum:
         ends = self._ends()
         total = ends[-1]
         mass = u.to(ends.dtype) * total + self._mass_before(first, ends)
-        mass = torch.where(mass >= total, mass - total, mass)
-        block = torch.searchsorted(ends, _below(mass, total), right=True)
+        mass = _below(torch.where(mass >= total, mass - total, mass), total)
+        block = torch.searchsorted(ends, mass, right=True)
         starts = torch.cat([ends.new_zeros(1), ends])
         return block * BLOCK + _locate_in_rows(self._blocks[block], mass - starts[block])
 
@@ -99,7 +99,9 @@ def _below(mass: Tensor, total: Tensor) -> Tensor:
 
 
 def _locate_in_rows(rows: Tensor, mass: Tensor) -> Tensor:
-    # Each row has a positive place. One that rounding alone led to an empty place takes its largest.
-    place = torch.searchsorted(rows.cumsum(-1), mass.unsqueeze(-1), right=True).clamp(max=BLOCK - 1)
+    ends = rows.cumsum(-1)
+    place = torch.searchsorted(ends, _below(mass, ends[:, -1]).unsqueeze(-1), right=True)
+    # Only the rounding of a parallel cumulative sum leads to an empty place: take the row's largest then.
+    place = place.clamp(max=BLOCK - 1)
     empty = rows.gather(-1, place) <= 0
     return torch.where(empty, rows.argmax(-1, keepdim=True), place).squeeze(-1)

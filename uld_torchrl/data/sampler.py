@@ -126,8 +126,8 @@ class SubTrajectorySampler(Sampler):
         if not self.can_sample(storage, batch_size):
             raise InputError(
                 f"no window of horizon {self.horizon} can be drawn: the replay buffer holds {self._written} "
-                f"time steps in each of its {self.num_lanes} lane(s); at least {self.horizon} consecutive ones "
-                "without a truncation before the last are needed. Collect more steps first."
+                f"time steps in each of its {self.num_lanes} lane(s); at least {self.horizon} consecutive "
+                "ones without a truncation before the last are needed. Collect more steps first."
             )
         device = self._max_priority.device if self._rng is None else self._rng.device
         u = torch.rand(batch_size, dtype=torch.float64, device=device, generator=self._rng)
@@ -164,8 +164,8 @@ class SubTrajectorySampler(Sampler):
         # Looking at the index would wait for an accelerator; there the writer is trusted.
         if index.device.type == "cpu" and (time := int(index[0, 0])) != self._head:
             raise InputError(
-                f"records must be written in ring order, next to time step {self._head}; got time step {time}. "
-                "Use a round-robin writer, and the buffer's own methods."
+                f"records must be written in ring order, next to time step {self._head}; "
+                f"got time step {time}. Use a round-robin writer, and the buffer's own methods."
             )
         return index.numel() // (2 * self.num_lanes)
 
@@ -179,7 +179,7 @@ class SubTrajectorySampler(Sampler):
         self._assign_newest(legal * self._max_priority)
 
     def _newest(self, entry: Tensor, steps: int) -> Tensor:
-        """Return the newest ``steps`` time steps of an entry [ring_length, L, 1], oldest first, [steps, L]."""
+        """Return the newest ``steps`` time steps of an entry [ring_length, L, 1] as [steps, L], in order."""
         start = self._head - steps
         newest = entry[start : self._head] if start >= 0 else torch.cat([entry[start:], entry[: self._head]])
         return newest.view(steps, self.num_lanes)

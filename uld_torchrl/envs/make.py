@@ -155,10 +155,10 @@ def _make_gym(name: str, render: bool) -> gymnasium.Env:
     if registered not in gymnasium.registry:
         raise _unknown("gym", registered, gymnasium.registry)
     try:
-        # The checker only tests the environment's author, and warns.
-        mode = "rgb_array" if render else None
-        env = gymnasium.make(registered, render_mode=mode, disable_env_checker=True)
-    except (gymnasium.error.Error, ImportError) as error:
+        # The checker is for an environment's author, and warns. Not every environment takes render_mode.
+        mode: dict[str, Any] = {"render_mode": "rgb_array"} if render else {}
+        env = gymnasium.make(registered, disable_env_checker=True, **mode)
+    except (gymnasium.error.Error, ImportError, TypeError) as error:
         raise InputError(f"gym/{name} cannot be made: {error}") from error
     if render and "rgb_array" not in env.metadata.get("render_modes", ()):
         raise InputError(f"gym/{name} cannot be drawn: it does not offer render mode 'rgb_array'.")

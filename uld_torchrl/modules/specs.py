@@ -43,9 +43,13 @@ def action_bounds(action_spec: Bounded) -> tuple[Tensor, Tensor]:
         (tensor([-1., -1.]), tensor([1., 1.]))
     """
     size = action_spec.shape[-1]
-    low, high = (bound.reshape(-1, size)[0].clone() for bound in (action_spec.space.low, action_spec.space.high))
+    low, high = (
+        bound.reshape(-1, size)[0].clone() for bound in (action_spec.space.low, action_spec.space.high)
+    )
     if not (torch.isfinite(low).all() and torch.isfinite(high).all()):
-        raise InputError(f"action_spec must have finite bounds, got low={low.tolist()}, high={high.tolist()}.")
+        raise InputError(
+            f"action_spec must have finite bounds, got low={low.tolist()}, high={high.tolist()}."
+        )
     return low, high
 
 

@@ -48,7 +48,7 @@ class PeriodicHardUpdate(TargetNetUpdater):
         """Whether the next :meth:`step` copies."""
         return self.counter % self.period == 0
 
-    def step(self) -> bool:  # type: ignore[override]
+    def step(self) -> bool:
         """Count one update and copy the targets if a period begins; return whether it did."""
         due = self.due
         if due:

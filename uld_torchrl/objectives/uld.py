@@ -294,7 +294,9 @@ class ULDLoss(LossModule):
             mean_abs_reward: mean absolute reward over the replay buffer, a scalar.
         """
         self.target_reward_scale.copy_(self.reward_scale)
-        scale = torch.as_tensor(mean_abs_reward, dtype=self.reward_scale.dtype, device=self.reward_scale.device)
+        scale = torch.as_tensor(
+            mean_abs_reward, dtype=self.reward_scale.dtype, device=self.reward_scale.device
+        )
         self.reward_scale.copy_(scale.clamp_min(1e-8))
 
     # Reading the batch
@@ -359,9 +361,7 @@ class ULDLoss(LossModule):
         dynamics = (mask * (z_next - z_target).square().mean(-1)).sum(-1)
         rewards = (mask * two_hot_cross_entropy(logits, reward, self.bins)).sum(-1)
         ends = (mask * (d - terminated.to(d.dtype)).square()).sum(-1)
-        loss = (
-            self.dynamics_coeff * dynamics + self.reward_coeff * rewards + self.terminated_coeff * ends
-        )
+        loss = self.dynamics_coeff * dynamics + self.reward_coeff * rewards + self.terminated_coeff * ends
         parts = {"dynamics_error": dynamics, "reward_error": rewards, "terminated_error": ends}
         metadata = {name: part.detach().mean() for name, part in parts.items()}
         metadata["reward_mae"] = self._reward_error(logits.detach(), reward, mask)

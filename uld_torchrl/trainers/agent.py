@@ -40,7 +40,7 @@ class Agent:
         >>> spec = Bounded(-1, 1, (2,))
         >>> agent = Agent.build("my-task", Unbounded(3), spec)
         >>> agent.num_parameters
-        3844426
+        3846982
     """
 
     env_id: str
@@ -73,7 +73,9 @@ class Agent:
         return cls(env_id, config, vector_size(observation_spec), action_spec, loss, policy)
 
     @classmethod
-    def for_env(cls, env_id: str, env: EnvBase, config: AgentConfig, device: torch.device | str = "cpu") -> Agent:
+    def for_env(
+        cls, env_id: str, env: EnvBase, config: AgentConfig, device: torch.device | str = "cpu"
+    ) -> Agent:
         """Make a new agent for an environment of batch size [num_envs]."""
         return cls.build(
             env_id, env.observation_spec["observation"], single_spec(env.action_spec), config, device

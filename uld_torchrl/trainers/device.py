@@ -24,7 +24,9 @@ def pick_device(name: str) -> torch.device:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         available = ["auto", "cpu", *(f"cuda:{k}" for k in range(torch.cuda.device_count()))]
-        raise InputError(f"device must be one of {', '.join(available)} on this machine, got {name!r}.") from error
+        raise InputError(
+            f"device must be one of {', '.join(available)} on this machine, got {name!r}."
+        ) from error
     if device.type not in ("cpu", "cuda"):
         raise InputError(f"device must be cpu or cuda, got {name!r}.")
     return device

@@ -34,8 +34,11 @@ def evaluate_run(
     """Evaluate the final model of a run directory without exploration.
 
     Args:
-        path: run directory. episodes: how many, played side by side. seed: of the environments.
+        path: run directory.
+        episodes: how many, played side by side.
+        seed: of the environments.
         video: also write an mp4 of one episode, seeded the same, to ``<path>/videos``.
+        device: where the networks run.
 
     Raises:
         InputError: no such run, no model in it yet, a damaged file, no renderer.
@@ -63,5 +66,5 @@ def _film(agent: Agent, path: Path, seed: int, device: torch.device | str) -> Pa
         evaluate(env, agent.policy, seed=seed, on_step=lambda env: frames.append(render_frame(env)))
     target = RunDir(path).videos / f"seed{seed}.mp4"
     target.parent.mkdir(parents=True, exist_ok=True)
-    imageio.mimwrite(target, frames, fps=FRAMES_PER_SECOND, macro_block_size=1)
+    imageio.mimwrite(target, list(frames), fps=FRAMES_PER_SECOND, macro_block_size=1)
     return target

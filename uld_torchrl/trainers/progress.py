@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import deque
 from collections.abc import Mapping
 from typing import TextIO
 
 from tqdm import tqdm
 
 _LINE_EVERY_S = 30.0
+# Updates come in bursts, and the warm-up is quick: the rate is that of the last lines only.
+_LINES_IN_RATE = 5
 
 
 class Progress:
@@ -28,12 +31,19 @@ class Progress:
         self, total: int, initial: int = 0, *, enabled: bool = True, stream: TextIO | None = None
     ) -> None:
         self.stream = stream or sys.stderr
-        self.total, self.step, self.initial, self.enabled = total, initial, initial, enabled
-        self.started = self.last_line = time.monotonic()
+        self.total, self.step, self.enabled = total, initial, enabled
+        self.marks = deque([(time.monotonic(), initial)], maxlen=_LINES_IN_RATE)
         self.figures: dict[str, float] = {}
         on_terminal = enabled and self.stream.isatty()
         self.bar = (
-            tqdm(total=total, initial=initial, file=self.stream, unit="step", dynamic_ncols=True)
+            tqdm(
+                total=total,
+                initial=initial,
+                file=self.stream,
+                unit="step",
+                dynamic_ncols=True,
+                smoothing=0.01,
+            )
             if on_terminal
             else None
         )
@@ -46,12 +56,13 @@ class Progress:
             if figures:
                 self.bar.set_postfix({name: f"{value:.4g}" for name, value in self.figures.items()})
             self.bar.update(steps)
-        elif self.enabled and time.monotonic() - self.last_line >= _LINE_EVERY_S:
+        elif self.enabled and time.monotonic() - self.marks[-1][0] >= _LINE_EVERY_S:
             self._line()
 
     def _line(self) -> None:
-        self.last_line = time.monotonic()
-        rate = (self.step - self.initial) / (self.last_line - self.started)
+        (since, start), now = self.marks[0], time.monotonic()
+        rate = (self.step - start) / max(now - since, 1e-9)
+        self.marks.append((now, self.step))
         left = (self.total - self.step) / max(rate, 1e-9)
         figures = "".join(f"  {name} {value:.4g}" for name, value in self.figures.items())
         self.stream.write(

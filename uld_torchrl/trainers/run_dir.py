@@ -10,10 +10,13 @@ from __future__ import annotations
 import json
 import platform
 import re
+import subprocess
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from uld_torchrl.config import AgentConfig, differences, to_dict
 from uld_torchrl.errors import InputError
@@ -77,7 +80,10 @@ def open_run(
 
     Args:
         root: directory of all runs.
-        env_id: canonical environment id. name: of the run; letters, digits, ``._-``.
+        env_id: canonical environment id.
+        name: of the run; letters, digits, ``._-``.
+        seed: of the run.
+        config: its settings.
         fresh: take ``<name>-2``, ``<name>-3``, ... instead of an existing directory.
 
     Raises:
@@ -116,9 +122,7 @@ def _check_same(run: RunDir, started: dict[str, Any]) -> None:
         ) from error
     new = json.loads(json.dumps(started))
     if new["config"]["run"].pop("total_steps") < steps:
-        raise InputError(
-            f"{run.path} was started with total_steps {steps}; going on takes at least as many."
-        )
+        raise InputError(f"{run.path} was started with total_steps {steps}; going on takes at least as many.")
     found = differences(old, new)
     if found:
         raise InputError(
@@ -143,9 +147,32 @@ def environment_text() -> str:
         >>> environment_text().startswith("python ")
         True
     """
+    versions = [f"{name} {_version(name)}" for name in _PACKAGES]
     return "\n".join(
-        [f"python {platform.python_version()}", *(f"{name} {_version(name)}" for name in _PACKAGES), ""]
+        [f"python {platform.python_version()}", *versions, f"commit {_commit()}", f"threads {_threads()}", ""]
     )
+
+
+def _commit() -> str:
+    """Return the commit of a git checkout that this package runs from, with -dirty if it is changed."""
+    here = Path(__file__)
+    git = ["git", "-C", str(here.parent)]
+    try:
+        subprocess.run([*git, "ls-files", "--error-unmatch", here.name], check=True, capture_output=True)
+        described = subprocess.run(
+            [*git, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return described.stdout.strip()
+
+
+def _threads() -> int:
+    # Results on a CPU differ between thread counts.
+    return torch.get_num_threads()
 
 
 def _version(package: str) -> str:

@@ -73,7 +73,7 @@ class ULDOptimizationStepper(OptimizationStepper):
         policy = list(loss_module.actor_network_params.parameters())
         self.policy_optimizer = self._adamw(policy, config.policy_lr)
         self._terminated_coeff = float(loss_module.terminated_coeff)
-        loss_module.terminated_coeff = 0.0
+        loss_module.terminated_coeff.zero_()
         self._encoder_metrics: dict[str, Tensor] = {}
 
     def _adamw(self, parameters: list[Tensor], lr: float) -> torch.optim.AdamW:
@@ -119,7 +119,7 @@ class ULDOptimizationStepper(OptimizationStepper):
         loss = self.loss_module
         loss.update_reward_scale_(self.replay_buffer.mean_abs_reward())
         if float(loss.terminated_coeff) == 0.0 and self.replay_buffer.has_termination():
-            loss.terminated_coeff = self._terminated_coeff
+            loss.terminated_coeff.fill_(self._terminated_coeff)
         if self.config.schedule == "periodic":
             self._encoder_burst()
 
@@ -154,7 +154,12 @@ class ULDOptimizationStepper(OptimizationStepper):
             self.replay_buffer.update_priority(anchors, value.get(self.loss_module.tensor_keys.priority))
 
     def _metrics(
-        self, value_loss: Tensor, value: TensorDictBase, grad_norm: Tensor, actor_loss: Tensor, actor: TensorDictBase
+        self,
+        value_loss: Tensor,
+        value: TensorDictBase,
+        grad_norm: Tensor,
+        actor_loss: Tensor,
+        actor: TensorDictBase,
     ) -> TensorDictBase:
         return TensorDict(
             {

@@ -240,7 +240,12 @@ class ULDTrainer:
         self.metrics_log.append(row)
         self._finished_returns = []
         self._log_time()
-        shown = {"episode_return": "return", "loss_encoder": "encoder", "loss_qvalue": "value", "loss_actor": "policy"}
+        shown = {
+            "episode_return": "return",
+            "loss_encoder": "encoder",
+            "loss_qvalue": "value",
+            "loss_actor": "policy",
+        }
         return {label: row[name] for name, label in shown.items() if name in row}
 
     def _log_time(self) -> None:
@@ -272,7 +277,7 @@ class ULDTrainer:
 
     def _finish(self) -> None:
         self.agent.save(self.run.model)
-        plot_learning_curve(self.run.evaluations, self.run.curve, f"{self.env_id}, seed {self.seed}")
+        plot_learning_curve([self.run.evaluations], self.run.curve, f"{self.env_id}, seed {self.seed}")
 
     def _result(self) -> TrainResult:
         last = read_rows(self.run.evaluations)[-1]

@@ -1,0 +1,132 @@
+"""The two-level sum against exact fractions."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import numpy as np
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from uld_torchrl.data import PrioritySum
+from uld_torchrl.data.priorities import BLOCK
+
+LAST = float(np.nextafter(1.0, 0.0))
+EXTREME = st.one_of(st.just(0.0), st.floats(1e-8, 1e8), st.sampled_from([1e-8, 1.0, 1e8]))
+
+
+def _filled(values: list[float]) -> PrioritySum:
+    priorities = PrioritySum(len(values))
+    priorities.assign(torch.arange(len(values)), torch.tensor(values, dtype=torch.float64))
+    return priorities
+
+
+def _intervals(values: list[float], first: int) -> dict[int, tuple[Fraction, Fraction]]:
+    """Lay the priorities end to end from ``first`` on, exactly."""
+    end, intervals = Fraction(0), {}
+    for step in range(len(values)):
+        index = (first + step) % len(values)
+        intervals[index] = (end, end + Fraction(values[index]))
+        end = intervals[index][1]
+    return intervals
+
+
+@given(values=st.lists(st.integers(0, 3), min_size=1, max_size=3 * BLOCK).filter(any), data=st.data())
+def test_every_unit_of_mass_belongs_to_its_index(values, data):
+    first = data.draw(st.integers(0, len(values) - 1))
+    order = [(first + step) % len(values) for step in range(len(values))]
+    expected = [index for index in order for _ in range(values[index])]
+    u = (torch.arange(len(expected), dtype=torch.float64) + 0.5) / len(expected)
+    assert _filled(values).locate(u, first).tolist() == expected
+
+
+@given(values=st.lists(EXTREME, min_size=1, max_size=3 * BLOCK).filter(any), data=st.data())
+def test_extreme_priorities_stay_within_rounding_and_zero_is_never_drawn(values, data):
+    first = data.draw(st.integers(0, len(values) - 1))
+    u = [0.0, LAST, *data.draw(st.lists(st.floats(0.0, LAST), max_size=20))]
+    intervals = _intervals(values, first)
+    total = sum(map(Fraction, values))
+    # Between the exact borders too: the middle of each interval, and the borders themselves.
+    middles = [min(float((a + b) / 2 / total), LAST) for a, b in intervals.values()]
+    borders = [min(float(b / total), LAST) for _, b in intervals.values()]
+    u += middles + borders
+    drawn = _filled(values).locate(torch.tensor(u, dtype=torch.float64), first).tolist()
+    slack = total * Fraction(len(values), 2**51)
+    for fraction, index in zip(u, drawn, strict=True):
+        start, end = intervals[index]
+        assert values[index] > 0
+        mass = Fraction(fraction) * total  # on a circle: the last index ends where the first begins
+        assert any(start - slack <= mass + turn <= end + slack for turn in (-total, 0, total))
+
+
+def test_no_empty_place_is_drawn_where_the_two_levels_round_differently():
+    rng = np.random.default_rng(0)
+    differing = 0
+    for _ in range(300):
+        values = rng.random((4, BLOCK)) * (rng.random((4, BLOCK)) < 0.6)
+        values[:, -3:] = 0.0
+        priorities = _filled(values.ravel().tolist())
+        ends = priorities._ends()
+        differing += int((priorities._blocks.cumsum(-1)[:, -1] < priorities._sums).any())
+        u = torch.stack([ends / ends[-1] * (1 + step * 2.0**-52) for step in range(-4, 5)]).clamp(max=LAST)
+        assert (priorities.values[priorities.locate(u.view(-1))] > 0).all()
+    assert differing > 50  # otherwise the case was not met at all
+
+
+@given(
+    size=st.integers(1, 4 * BLOCK),
+    writes=st.lists(
+        st.tuples(st.booleans(), st.integers(0, 10**6), st.lists(EXTREME, min_size=1)), max_size=12
+    ),
+)
+def test_sums_are_those_of_the_blocks_after_any_writes(size, writes):
+    priorities, expected = PrioritySum(size), np.zeros(size)
+    for in_order, where, values in writes:
+        values = values[:size]
+        if in_order:
+            first = where % (size - len(values) + 1)
+            priorities.assign_range(first, torch.tensor(values, dtype=torch.float64))
+            expected[first : first + len(values)] = values
+        else:
+            index = [(where + 7 * step) % size for step in range(len(values))]
+            priorities.assign(torch.tensor(index), torch.tensor(values, dtype=torch.float64))
+            for place in set(index):
+                expected[place] = max(v for i, v in zip(index, values, strict=True) if i == place)
+        assert priorities.values.tolist() == expected.tolist()
+        padded = np.concatenate([expected, np.zeros(-size % BLOCK)]).reshape(-1, BLOCK)
+        exact = torch.from_numpy(padded).sum(-1)
+        assert torch.equal(priorities._sums, exact)
+        assert priorities.total == exact.sum()
+
+
+def test_no_empty_place_is_drawn_where_a_cumulative_sum_is_not_monotone(monkeypatch):
+    exact = torch.Tensor.cumsum
+    generator = torch.Generator().manual_seed(0)
+
+    def parallel(x: torch.Tensor, dim: int) -> torch.Tensor:
+        noise = torch.randint(-4, 5, x.shape, generator=generator)
+        return exact(x, dim) * (1 + noise * 2.0**-52)
+
+    monkeypatch.setattr(torch.Tensor, "cumsum", parallel)
+    values = torch.rand(8, BLOCK, generator=generator)
+    values[:, 1::2] = 0.0
+    values[3:5] = 0.0
+    priorities = _filled(values.view(-1).tolist())
+    borders = exact(priorities.values, 0) / priorities.total
+    u = torch.stack([borders * (1 + step * 2.0**-52) for step in range(-4, 5)]).clamp(max=LAST).view(-1)
+    for _ in range(20):
+        assert (priorities.values[priorities.locate(u)] > 0).all()
+
+
+def test_duplicates_take_the_largest_value():
+    priorities = _filled([5.0, 5.0, 5.0])
+    priorities.assign(torch.tensor([1, 1, 1]), torch.tensor([2.0, 3.0, 1.0]))
+    assert priorities.values.tolist() == [5.0, 3.0, 5.0]
+
+
+def test_clear_leaves_nothing():
+    priorities = _filled([1.0, 2.0])
+    priorities.clear()
+    assert priorities.total == 0
+    assert not priorities.values.any()
