@@ -4,7 +4,7 @@ A docstring below a field is also its help text at the command line. Nothing her
 so that ``uld --help`` answers at once. Checking happens in ``__post_init__``: a wrong value is
 a ``ValueError`` that names the field, the value given and what is allowed.
 
-Values are those of MR.Q (arXiv 2501.16142, Appendix B); ULD (arXiv 2602.12643) publishes none.
+Values are those of MR.Q (arXiv 2501.16142); ULD (arXiv 2602.12643) publishes none.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def _non_negative(config: Any, *names: str) -> None:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Sizes of the networks (MR.Q, Appendix B)."""
+    """Sizes of the networks."""
 
     z_s_dim: int = 512
     """Width of the state embedding z_s."""
@@ -61,7 +61,7 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class LossConfig:
-    """Coefficients of the encoder, value and policy losses (MR.Q, Appendix B)."""
+    """Coefficients of the encoder, value and policy losses."""
 
     horizon: int = 5
     """Steps H that the latent dynamics are unrolled over."""
@@ -104,7 +104,7 @@ class LossConfig:
 
 @dataclass(frozen=True)
 class OptimConfig:
-    """Optimisers and the schedule of updates (MR.Q, Appendix B)."""
+    """Optimisers and the schedule of updates."""
 
     batch_size: int = 256
     """Windows in each batch."""

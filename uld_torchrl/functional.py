@@ -60,7 +60,7 @@ def n_step_return(
 
 
 def symexp(x: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-    """Return ``sign(x) (exp|x| - 1)``, the inverse of symlog (DreamerV3, arXiv 2301.04104, eq. 9).
+    """Return ``sign(x) (exp|x| - 1)``, the inverse of symlog (DreamerV3, arXiv 2301.04104).
 
     Example:
         >>> symexp(torch.tensor([-1.0, 0.0, 1.0]))
@@ -70,7 +70,7 @@ def symexp(x: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
 
 
 def symexp_bins(num_bins: int = 65, bin_range: float = 10.0) -> Float[Tensor, "k"]:
-    """Return the reward bins: symexp of an even grid on [-bin_range, bin_range] (MR.Q, section 4.1).
+    """Return the reward bins: symexp of an even grid on [-bin_range, bin_range] (MR.Q, arXiv 2501.16142).
 
     Example:
         >>> symexp_bins(3, 1.0)
@@ -108,7 +108,7 @@ def two_hot(x: Float[Tensor, "*b"], bins: Float[Tensor, "k"]) -> Float[Tensor, "
 def two_hot_cross_entropy(
     logits: Float[Tensor, "*b k"], x: Float[Tensor, "*b"], bins: Float[Tensor, "k"]
 ) -> Float[Tensor, "*b"]:
-    """Return ``CE = - two_hot(x) . log softmax(logits)`` (MR.Q, eq. 14).
+    """Return ``CE = - two_hot(x) . log softmax(logits)`` (MR.Q, arXiv 2501.16142).
 
     Example:
         >>> bins = torch.tensor([-1.0, 0.0, 1.0])

@@ -148,11 +148,10 @@ class SubTrajectorySampler(Sampler):
             InputError: the storage has another shape, or the records do not follow the last ones.
         """
         steps = self._steps_written(index, storage)
-        fresh = min(steps, self.ring_length)
         self._head = (self._head + steps) % self.ring_length
         self._written = min(self._written + steps, self.ring_length)
         # Anchors of the H - 1 steps before were waiting for these records, all others were decided.
-        self._decide(min(fresh + self.horizon - 1, self._written), storage)
+        self._decide(min(steps + self.horizon - 1, self._written), storage)
         self._drawable = False
 
     def _steps_written(self, index: int | Tensor, storage: TensorStorage | None) -> int:

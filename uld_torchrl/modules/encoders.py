@@ -1,6 +1,6 @@
 """The representation: state encoder f, state-action encoder g and the linear predictor m.
 
-``z_s = f(s)``, ``z_sa = g(z_s, a)``, ``(d, z_s', reward logits) = m(z_sa)`` (MR.Q, eqs. 9-11).
+``z_s = f(s)``, ``z_sa = g(z_s, a)``, ``(d, z_s', reward logits) = m(z_sa)`` (MR.Q, arXiv 2501.16142).
 Plain modules on tensors; ``factory`` wraps them for TensorDicts. Pixels come in a later version.
 """
 

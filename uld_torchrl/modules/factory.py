@@ -102,7 +102,7 @@ def make_networks(
 
 
 def noise_scale(action_spec: TensorSpec) -> float:
-    """Return the factor on all noise: 1, or one half for discrete actions (MR.Q, Appendix B).
+    """Return the factor on all noise: 1, or one half for discrete actions (MR.Q, arXiv 2501.16142).
 
     Example:
         >>> from torchrl.data import OneHot

@@ -1,6 +1,6 @@
 """Building blocks of all networks: an initialised Linear, and the three-layer MLP.
 
-LayerNorm has no parameters (MR.Q, Appendix B). The encoders, policies and value heads made of
+LayerNorm has no parameters (MR.Q, arXiv 2501.16142). The encoders, policies and value heads made of
 these are in the neighbouring files.
 """
 

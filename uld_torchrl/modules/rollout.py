@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 
 class LatentRollout(nn.Module):
-    """Unroll the latent model over an action sequence (MR.Q, eq. 12).
+    """Unroll the latent model over an action sequence (MR.Q, arXiv 2501.16142).
 
     ``z_{t+1}, d_t, logits_t = m(g(z_t, a_t))`` from ``z_0 = f(s_0)``, on predictions only.
 

@@ -16,7 +16,7 @@ from uld_torchrl.errors import InputError
 
 
 class PeriodicHardUpdate(TargetNetUpdater):
-    """Copy the online networks to their targets once in ``period`` updates (MR.Q, section 4.3).
+    """Copy the online networks to their targets once in ``period`` updates (MR.Q, arXiv 2501.16142).
 
     Call :meth:`step` before every update.
 

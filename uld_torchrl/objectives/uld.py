@@ -7,18 +7,16 @@ updater, one state_dict. The equations are in ``functional``; the order and timi
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from tensordict import TensorDict, TensorDictBase, TensorDictParams
+from tensordict import TensorDict, TensorDictBase
 from tensordict.nn import TensorDictModuleBase, dispatch
 from tensordict.utils import NestedKey
 from torch import Tensor
 from torchrl.data import TensorSpec
-from torchrl.objectives.common import LossModule
-from torchrl.objectives.utils import _reduce, _vmap_func
+from torchrl.objectives.utils import _reduce
 
 from uld_torchrl.errors import InputError
 from uld_torchrl.functional import (
@@ -29,15 +27,14 @@ from uld_torchrl.functional import (
     two_hot_cross_entropy,
     two_hot_mean,
 )
-from uld_torchrl.modules.rollout import LatentRollout, next_key
+from uld_torchrl.modules.rollout import next_key
 from uld_torchrl.modules.specs import action_bounds, is_discrete
+from uld_torchrl.objectives.networks import LatentNetworks
 from uld_torchrl.objectives.windows import check_shape, check_window
 
-_NETWORKS = ("state_encoder", "state_action_encoder", "predictor", "actor_network", "qvalue_network")
 
-
-class ULDLoss(LossModule):
-    r"""Losses of MR.Q (arXiv 2501.16142, section 4) and ULD (arXiv 2602.12643) on windows [B, H].
+class ULDLoss(LatentNetworks):
+    r"""Losses of MR.Q (arXiv 2501.16142) and ULD (arXiv 2602.12643) on windows [B, H].
 
     With :math:`alive_t = \prod_{k<t} (1 - terminated_k)` and the window's steps t = 0 ... H-1:
 
@@ -109,31 +106,6 @@ class ULDLoss(LossModule):
         torch.Size([4, 5])
     """
 
-    @dataclass
-    class _AcceptedKeys:
-        """TensorDict keys that :meth:`set_keys` can change.
-
-        ``reward``, ``terminated``, ``truncated`` and ``done`` are read below ``"next"``;
-        ``priority`` is written. The networks' own keys must agree with the embeddings' keys.
-        """
-
-        action: NestedKey = "action"
-        reward: NestedKey = "reward"
-        terminated: NestedKey = "terminated"
-        truncated: NestedKey = "truncated"
-        done: NestedKey = "done"
-        validity_mask: NestedKey = "validity_mask"
-        state_embedding: NestedKey = "state_embedding"
-        state_action_embedding: NestedKey = "state_action_embedding"
-        reward_logits: NestedKey = "reward_logits"
-        terminated_pred: NestedKey = "terminated_pred"
-        pre_activation: NestedKey = "pre_activation"
-        state_action_value: NestedKey = "state_action_value"
-        priority: NestedKey = "td_error"
-        priority_weight: NestedKey = "priority_weight"
-
-    tensor_keys: _AcceptedKeys
-    default_keys = _AcceptedKeys
     out_keys = [
         "loss_encoder",
         "loss_qvalue",
@@ -149,24 +121,6 @@ class ULDLoss(LossModule):
         "pre_activation_sq",
     ]
     _schedulable_buffers = frozenset({"terminated_coeff"})
-    # The window must lie on the latent unroll's random streams alone.
-    _vmap_randomness = "different"
-
-    state_encoder: TensorDictModuleBase
-    state_action_encoder: TensorDictModuleBase
-    predictor: TensorDictModuleBase
-    actor_network: TensorDictModuleBase
-    qvalue_network: TensorDictModuleBase
-    state_encoder_params: TensorDictParams
-    state_action_encoder_params: TensorDictParams
-    predictor_params: TensorDictParams
-    actor_network_params: TensorDictParams
-    qvalue_network_params: TensorDictParams
-    target_state_encoder_params: TensorDictParams
-    target_state_action_encoder_params: TensorDictParams
-    target_predictor_params: TensorDictParams
-    target_actor_network_params: TensorDictParams
-    target_qvalue_network_params: TensorDictParams
     bins: Tensor
     terminated_coeff: Tensor
     reward_scale: Tensor
@@ -198,27 +152,24 @@ class ULDLoss(LossModule):
         use_prioritized_weights: bool | Literal["auto"] = False,
         check_windows: bool = True,
     ) -> None:
-        super().__init__()
         if not 1 <= n_steps <= horizon:
             raise InputError(f"n_steps must lie in 1 ... horizon ({horizon}), got {n_steps}.")
-        self._in_keys: list[NestedKey] | None = None
+        super().__init__(
+            state_encoder,
+            state_action_encoder,
+            predictor,
+            actor_network,
+            qvalue_network,
+            num_qvalue_nets=num_qvalue_nets,
+            deactivate_vmap=deactivate_vmap,
+        )
         self.horizon, self.n_steps, self.gamma = horizon, n_steps, gamma
         self.dynamics_coeff, self.reward_coeff = dynamics_coeff, reward_coeff
         self.policy_noise, self.noise_clip = policy_noise, noise_clip
         self.pre_activation_coeff = pre_activation_coeff
         self.reduction = reduction or "mean"
-        self.deactivate_vmap, self.use_prioritized_weights = deactivate_vmap, use_prioritized_weights
-        self.check_windows = check_windows
-        heads = len(qvalue_network) if isinstance(qvalue_network, list) else num_qvalue_nets
-        self.num_qvalue_nets = heads
-        self.convert_to_functional(state_encoder, "state_encoder", create_target_params=True)
-        self.convert_to_functional(state_action_encoder, "state_action_encoder", create_target_params=True)
-        self.convert_to_functional(predictor, "predictor")
-        self.convert_to_functional(actor_network, "actor_network", create_target_params=True)
-        self.convert_to_functional(qvalue_network, "qvalue_network", heads, create_target_params=True)
+        self.use_prioritized_weights, self.check_windows = use_prioritized_weights, check_windows
         self._register_buffers(action_spec, symexp_bins(num_bins, bin_range), terminated_coeff)
-        self._make_vmap()
-        self._make_rollout()
 
     def _register_buffers(self, action_spec: TensorSpec, bins: Tensor, terminated_coeff: float) -> None:
         device = next(self.parameters()).device
@@ -231,64 +182,15 @@ class ULDLoss(LossModule):
         self.register_buffer("reward_scale", torch.ones((), device=device))
         self.register_buffer("target_reward_scale", torch.ones((), device=device))
 
-    def _make_vmap(self) -> None:
-        self._vmap_qvalue = _vmap_func(
-            self.qvalue_network,
-            (None, 0),
-            randomness=self.vmap_randomness,
-            pseudo_vmap=self.deactivate_vmap,
-        )
-
-    def _make_rollout(self) -> None:
-        keys = self.tensor_keys
-        # In __dict__, like the functional networks: its parameters are already this module's.
-        self.__dict__["_latent_rollout"] = LatentRollout(
-            self.state_action_encoder,
-            self.predictor,
-            state_key=keys.state_embedding,
-            action_key=keys.action,
-            terminated_key=keys.terminated_pred,
-            logits_key=keys.reward_logits,
-        )
-
-    def _forward_value_estimator_keys(self, **kwargs: NestedKey) -> None:
-        self._in_keys = None
-        self._make_rollout()
-
-    @property
-    def in_keys(self) -> list[NestedKey]:
-        """Keys that the losses need: those of f now and next, action, reward, terminated."""
-        if self._in_keys is None:
-            keys = self.tensor_keys
-            observed = list(self.state_encoder.in_keys)
-            self._in_keys = [
-                *observed,
-                *(next_key(key) for key in observed),
-                keys.action,
-                next_key(keys.reward),
-                next_key(keys.terminated),
-            ]
-        return self._in_keys
-
-    @in_keys.setter
-    def in_keys(self, values: list[NestedKey]) -> None:
-        self._in_keys = values
-
     def reset_parameters_recursive(self) -> None:
         """Draw all networks anew, copy them to the targets, and set the reward scales to 1."""
-        for name in _NETWORKS:
-            network = getattr(self, name)
-            with getattr(self, f"{name}_params").to_module(network, preserve_module_state=False):
-                network.reset_parameters_recursive()
-            target = self._modules.get(f"target_{name}_params")
-            if target is not None:
-                target.data.update_(getattr(self, f"{name}_params").data)
+        super().reset_parameters_recursive()
         self.reward_scale.fill_(1.0)
         self.target_reward_scale.fill_(1.0)
 
     @torch.no_grad()
     def update_reward_scale_(self, mean_abs_reward: Tensor | float) -> None:
-        """Set target scale c' <- c and scale c <- max(mean |r|, 1e-8), in place (MR.Q, section 4.2).
+        """Set target scale c' <- c and scale c <- max(mean |r|, 1e-8), in place.
 
         Args:
             mean_abs_reward: mean absolute reward over the replay buffer, a scalar.
@@ -309,32 +211,6 @@ class ULDLoss(LossModule):
         if self.check_windows and not torch.compiler.is_compiling():
             check_window(td, self.tensor_keys, self.n_steps)
 
-    def _encode(self, td: TensorDictBase, params: TensorDictParams) -> Tensor:
-        td = td.select(*self.state_encoder.in_keys)
-        with params.to_module(self.state_encoder, preserve_module_state=False):
-            return self.state_encoder(td).get(self.tensor_keys.state_embedding)
-
-    def _join(self, z_s: Tensor, action: Tensor, params: TensorDictParams) -> Tensor:
-        keys = self.tensor_keys
-        td = TensorDict(batch_size=z_s.shape[:-1], device=z_s.device)
-        td.set(keys.state_embedding, z_s).set(keys.action, action)
-        with params.to_module(self.state_action_encoder, preserve_module_state=False):
-            return self.state_action_encoder(td).get(keys.state_action_embedding)
-
-    def _act(self, z_s: Tensor, params: TensorDictParams) -> tuple[Tensor, Tensor]:
-        keys = self.tensor_keys
-        td = TensorDict(batch_size=z_s.shape[:-1], device=z_s.device).set(keys.state_embedding, z_s)
-        with params.to_module(self.actor_network, preserve_module_state=False):
-            td = self.actor_network(td)
-        return td.get(keys.action), td.get(keys.pre_activation)
-
-    def _values(self, z_sa: Tensor, params: TensorDictParams) -> Tensor:
-        """Return the values (num_qvalue_nets, B)."""
-        keys = self.tensor_keys
-        td = TensorDict(batch_size=z_sa.shape[:-1], device=z_sa.device)
-        td.set(keys.state_action_embedding, z_sa)
-        return self._vmap_qvalue(td, params).get(keys.state_action_value).squeeze(-1)
-
     def _reduced(self, loss: Tensor, td: TensorDictBase) -> Tensor:
         weights = self._maybe_get_priority_weight(td)
         if weights is not None:
@@ -344,7 +220,7 @@ class ULDLoss(LossModule):
     # The three losses
 
     def encoder_loss(self, tensordict: TensorDictBase) -> tuple[Tensor, TensorDict]:
-        """Return the loss of f, g, m over the unrolled window (MR.Q, eqs. 13-17), and its parts.
+        """Return the loss of f, g, m over the unrolled window, and its parts.
 
         Args:
             tensordict: window [B, H].
@@ -373,20 +249,12 @@ class ULDLoss(LossModule):
         validity = td.get(self.tensor_keys.validity_mask, None)
         return alive if validity is None else alive * validity.reshape(alive.shape)
 
-    def _unroll(self, z_0: Tensor, actions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        g, m = self.state_action_encoder, self.predictor
-        with (
-            self.state_action_encoder_params.to_module(g, preserve_module_state=False),
-            self.predictor_params.to_module(m, preserve_module_state=False),
-        ):
-            return self._latent_rollout(z_0, actions)
-
     def _reward_error(self, logits: Tensor, reward: Tensor, mask: Tensor) -> Tensor:
         error = (two_hot_mean(logits, self.bins) - reward).abs()
         return (mask * error).sum() / mask.sum().clamp_min(1)
 
     def value_loss(self, tensordict: TensorDictBase) -> tuple[Tensor, TensorDict]:
-        """Return the Huber loss of both value heads (MR.Q, eqs. 18-20), and what belongs to it.
+        """Return the Huber loss of both value heads, and what belongs to it.
 
         Args:
             tensordict: window [B, H], of which the first n steps are read.
@@ -434,7 +302,7 @@ class ULDLoss(LossModule):
         return (action + noise).clamp(self.min_action, self.max_action)
 
     def actor_loss(self, tensordict: TensorDictBase) -> tuple[Tensor, TensorDict]:
-        """Return the policy loss (MR.Q, eq. 21); gradients reach the policy only.
+        """Return the policy loss; gradients reach the policy only.
 
         Args:
             tensordict: [B] with ``state_embedding`` (as :meth:`value_loss` returns it), or a window
@@ -487,7 +355,3 @@ class ULDLoss(LossModule):
         if weights is None:
             return value
         return value.set(self.tensor_keys.priority_weight, weights.reshape(td.shape[0], -1)[:, 0])
-
-    def _clear_compiled(self, td: TensorDictBase) -> None:
-        names = (f"{prefix}{name}_params" for name in _NETWORKS for prefix in ("", "target_"))
-        self._clear_weakrefs(td, *names)

@@ -25,9 +25,9 @@ from uld_torchrl.errors import InputError
 from uld_torchrl.modules import make_networks, make_policy
 from uld_torchrl.modules.specs import action_bounds, is_discrete, vector_size
 from uld_torchrl.objectives import ULDLoss, make_loss
+from uld_torchrl.objectives.networks import NETWORKS
 
 FORMAT = 1
-_NETWORKS = ("state_encoder", "state_action_encoder", "predictor", "actor_network", "qvalue_network")
 
 
 @dataclass
@@ -89,7 +89,7 @@ class Agent:
     def _tensors(self) -> dict[str, Tensor]:
         return {
             f"{name}.{key}": value
-            for name in _NETWORKS
+            for name in NETWORKS
             for key, value in getattr(self.loss, f"{name}_params").data.flatten_keys(".").items()
         }
 

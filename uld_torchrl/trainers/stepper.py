@@ -21,7 +21,7 @@ _ENCODER = ("state_encoder_params", "state_action_encoder_params", "predictor_pa
 
 
 class ULDOptimizationStepper(OptimizationStepper):
-    """One update of MR.Q / ULD on a value batch (MR.Q, section 4.3 and Appendix B).
+    """One update of MR.Q / ULD on a value batch.
 
     Before updates 1, ``period`` + 1, 2 ``period`` + 1, ..., in this order: the targets of encoder,
     policy and value are copied; the target reward scale takes the reward scale, and this the mean
