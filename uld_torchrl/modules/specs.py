@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torchrl.data import Bounded, OneHot, TensorSpec
+from torchrl.data import Bounded, MultiOneHot, OneHot, TensorSpec
 
 from uld_torchrl.errors import InputError
 
@@ -22,12 +22,13 @@ def is_discrete(action_spec: TensorSpec) -> bool:
         >>> is_discrete(OneHot(3))
         True
     """
-    if isinstance(action_spec, OneHot):
+    if isinstance(action_spec, OneHot) and not isinstance(action_spec, MultiOneHot):
         return True
-    if isinstance(action_spec, Bounded) and action_spec.dtype.is_floating_point:
+    if isinstance(action_spec, Bounded) and action_spec.dtype.is_floating_point and action_spec.ndim:
         return False
     raise InputError(
-        f"action_spec must be a one-hot or a bounded float spec, got {type(action_spec).__name__} "
+        f"action_spec must be a one-hot or a bounded float spec of vectors, got "
+        f"{type(action_spec).__name__} "
         f"({action_spec.dtype}, shape {tuple(action_spec.shape)})."
     )
 

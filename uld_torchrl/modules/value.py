@@ -12,6 +12,7 @@ class ValueHead(nn.Module):
     """``Q(z_sa) = Linear(ELU(LN(MLP(z_sa))))``, in units of the reward scale.
 
     Example:
+        >>> import torch
         >>> ValueHead(16, 64)(torch.zeros(5, 16)).shape
         torch.Size([5, 1])
     """

@@ -30,7 +30,7 @@ from uld_torchrl.functional import (
 from uld_torchrl.modules.rollout import next_key
 from uld_torchrl.modules.specs import action_bounds, is_discrete
 from uld_torchrl.objectives.networks import LatentNetworks
-from uld_torchrl.objectives.windows import check_shape, check_window
+from uld_torchrl.objectives.windows import check_entries, check_shape, check_window
 
 
 class ULDLoss(LatentNetworks):
@@ -208,6 +208,7 @@ class ULDLoss(LatentNetworks):
 
     def _check(self, td: TensorDictBase) -> None:
         check_shape(td, self.horizon)
+        check_entries(td, self.in_keys)
         if self.check_windows and not torch.compiler.is_compiling():
             check_window(td, self.tensor_keys, self.n_steps)
 

@@ -5,10 +5,12 @@ Replay never makes such a window; offline data might. The checks raise before an
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from tensordict import TensorDictBase
+from tensordict.utils import NestedKey
 from torch import Tensor
 
 from uld_torchrl.errors import InputError
@@ -32,6 +34,24 @@ def check_shape(td: TensorDictBase, horizon: int) -> None:
         f"expected windows of batch size (B, {horizon}), got {tuple(td.shape)}: sample sub-trajectories of "
         f"`horizon` steps (make_replay_buffer does), or set the loss's horizon to the window length."
     )
+
+
+def check_entries(td: TensorDictBase, needed: Sequence[NestedKey]) -> None:
+    """Refuse a batch that lacks an entry.
+
+    Raises:
+        InputError: one of the needed keys is missing; the message names it.
+
+    Example:
+        >>> from tensordict import TensorDict
+        >>> check_entries(TensorDict(action=torch.zeros(3), batch_size=[]), ["action"])
+    """
+    missing = [key for key in needed if td.get(key, None) is None]
+    if missing:
+        raise InputError(
+            f"the batch lacks the entry {missing[0]!r}; the loss reads {list(needed)}. "
+            "Add it, or tell the loss its name with set_keys."
+        )
 
 
 def check_window(td: TensorDictBase, keys: Any, n_steps: int) -> None:
