@@ -105,7 +105,7 @@ def test_no_empty_place_is_drawn_where_a_cumulative_sum_is_not_monotone(monkeypa
     generator = torch.Generator().manual_seed(0)
 
     def parallel(x: torch.Tensor, dim: int) -> torch.Tensor:
-        noise = torch.randint(-4, 5, x.shape, generator=generator)
+        noise = torch.randint(-4, 5, x.shape, generator=generator).double()
         return exact(x, dim) * (1 + noise * 2.0**-52)
 
     monkeypatch.setattr(torch.Tensor, "cumsum", parallel)
@@ -117,6 +117,12 @@ def test_no_empty_place_is_drawn_where_a_cumulative_sum_is_not_monotone(monkeypa
     u = torch.stack([borders * (1 + step * 2.0**-52) for step in range(-4, 5)]).clamp(max=LAST).view(-1)
     for _ in range(20):
         assert (priorities.values[priorities.locate(u)] > 0).all()
+
+
+def test_a_mass_that_rounds_up_to_the_total_belongs_to_the_last():
+    values = [0.0] * 10 + [1.0, 2.0, 1.0, 0.0]
+    # Starting at the end, 4 (1 - 2^-53) + 4 rounds to 8, which is twice the total.
+    assert _filled(values).locate(torch.tensor([LAST], dtype=torch.float64), 13).tolist() == [12]
 
 
 def test_duplicates_take_the_largest_value():
