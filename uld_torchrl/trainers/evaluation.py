@@ -10,11 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from tensordict import TensorDictBase
 from tensordict.nn import TensorDictModuleBase
 from torch import Tensor
 from torchrl.envs import EnvBase
-from torchrl.envs.utils import ExplorationType, set_exploration_type
+from torchrl.envs.utils import ExplorationType, set_exploration_type, step_mdp
 
 # Longest episode in use: Atari's cap of 108 000 frames, in steps of one frame.
 MAX_EPISODE_STEPS = 108_000
@@ -75,23 +74,18 @@ def evaluate(
 def _play(
     env: EnvBase, policy: TensorDictModuleBase, on_step: Callable[[EnvBase], None] | None
 ) -> Evaluation:
+    notify = on_step or (lambda env: None)
     td = env.reset()
+    notify(env)
     running = torch.ones(env.batch_size, dtype=torch.bool, device=td.device)
     returns, lengths = torch.zeros(2, *env.batch_size, device=td.device)
     for _ in range(MAX_EPISODE_STEPS):
-        if on_step is not None:
-            on_step(env)
-        td, reward, done = _advance(env, policy, td)
-        returns, lengths = returns + running * reward, lengths + running
-        running &= ~done
+        td = env.step(policy(td))
+        notify(env)
+        result = td.get("next")
+        returns, lengths = returns + running * result.get("reward").squeeze(-1), lengths + running
+        running &= ~result.get("done").squeeze(-1)
         if not bool(running.any()):
             break
+        td = env.maybe_reset(step_mdp(td))
     return Evaluation(returns.cpu(), lengths.cpu())
-
-
-def _advance(
-    env: EnvBase, policy: TensorDictModuleBase, td: TensorDictBase
-) -> tuple[TensorDictBase, Tensor, Tensor]:
-    stepped, following = env.step_and_maybe_reset(policy(td))
-    result = stepped.get("next")
-    return following, result.get("reward").squeeze(-1), result.get("done").squeeze(-1)
