@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from uld_torchrl.errors import InputError
     from uld_torchrl.modules import ExplorationNoise, LatentRollout, make_networks, make_policy
     from uld_torchrl.objectives import PeriodicHardUpdate, ULDLoss, make_loss
-    from uld_torchrl.trainers import ULDOptimizationStepper, ULDTrainer
+    from uld_torchrl.trainers import ULDOptimizationStepper, ULDTrainer, load
 
 
 def __getattr__(name: str) -> Any:

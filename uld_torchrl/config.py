@@ -10,7 +10,8 @@ Values are those of MR.Q (arXiv 2501.16142); ULD (arXiv 2602.12643) publishes no
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -25,6 +26,7 @@ def _positive(config: Any, *names: str) -> None:
         value = getattr(config, name)
         if not value > 0:
             raise InputError(f"{name} must be greater than zero, got {value}.")
+        _finite(name, value)
 
 
 def _non_negative(config: Any, *names: str) -> None:
@@ -32,6 +34,12 @@ def _non_negative(config: Any, *names: str) -> None:
         value = getattr(config, name)
         if not value >= 0:
             raise InputError(f"{name} must not be negative, got {value}.")
+        _finite(name, value)
+
+
+def _finite(name: str, value: float) -> None:
+    if value == math.inf:
+        raise InputError(f"{name} must be finite, got {value}.")
 
 
 @dataclass(frozen=True)
@@ -189,6 +197,14 @@ class AgentConfig:
     replay: ReplayConfig = field(default_factory=ReplayConfig)
     run: RunConfig = field(default_factory=RunConfig)
 
+    def __post_init__(self) -> None:
+        lanes, horizon = self.run.num_envs, self.loss.horizon
+        if self.replay.capacity // lanes <= horizon:
+            raise InputError(
+                f"capacity must be at least {(horizon + 1) * lanes}, more than horizon ({horizon}) steps for "
+                f"each of {lanes} environments, got {self.replay.capacity}."
+            )
+
 
 _SMALL = ModelConfig(z_s_dim=256, z_a_dim=128, z_sa_dim=256, hidden_dim=256)
 _TINY = ModelConfig(z_s_dim=16, z_a_dim=8, z_sa_dim=16, hidden_dim=16)
@@ -249,14 +265,30 @@ def from_dict(data: dict[str, Any]) -> AgentConfig:
         >>> from_dict(to_dict(preset("mrq"))) == preset("mrq")
         True
     """
-    parts = {part.name: part.default_factory for part in dataclasses.fields(AgentConfig)}
-    unknown = sorted(set(data) - set(parts))
-    if unknown:
-        raise InputError(f"unknown settings {unknown}; known are {sorted(parts)}.")
-    try:
-        return AgentConfig(**{name: parts[name](**values) for name, values in data.items()})  # type: ignore[operator]
-    except TypeError as error:
-        raise InputError(f"settings do not fit this version of uld_torchrl: {error}") from error
+    defaults = AgentConfig()
+    return dataclasses.replace(
+        defaults, **{name: _part(getattr(defaults, name, None), name, part) for name, part in _items(data)}
+    )
+
+
+def _items(data: Any) -> Iterable[tuple[str, Any]]:
+    if not isinstance(data, dict):
+        raise InputError(f"settings must be a table of names and values, got {data!r}.")
+    return data.items()
+
+
+def _part(defaults: Any, section: str, data: Any) -> Any:
+    """Return a section's dataclass with ``data`` put in, each value of its default's type."""
+    if defaults is None:
+        known = [part.name for part in dataclasses.fields(AgentConfig)]
+        raise InputError(f"unknown settings {section!r}; known are {', '.join(known)}.")
+    for name, value in _items(data):
+        if not hasattr(defaults, name):
+            raise InputError(f"settings do not fit this version of uld_torchrl: unknown {section}.{name}.")
+        wanted = type(getattr(defaults, name))
+        if type(value) is not wanted and not (wanted is float and type(value) is int):
+            raise InputError(f"{section}.{name} must be of type {wanted.__name__}, got {value!r}.")
+    return dataclasses.replace(defaults, **data)
 
 
 def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:

@@ -33,6 +33,21 @@ def nearest(name: str, known: Iterable[str], count: int = 3) -> list[str]:
     return [by_lower[match] for match in found]
 
 
+def check_seed(seed: int) -> int:
+    """Return ``seed`` if every random generator in use takes it.
+
+    Raises:
+        InputError: it is negative or has more than 32 bits.
+
+    Example:
+        >>> check_seed(7)
+        7
+    """
+    if 0 <= seed < 2**32:
+        return seed
+    raise InputError(f"seed must be from 0 to {2**32 - 1}, got {seed}.")
+
+
 def one_of(argument: str, value: str, allowed: Iterable[str]) -> str:
     """Return ``value`` if it is allowed.
 

@@ -25,12 +25,11 @@ from torchrl.envs import EnvBase, GymWrapper, TransformedEnv
 
 from uld_torchrl.envs.rendering import choose_renderer, renderer_needed, require_renderer
 from uld_torchrl.envs.spaces import normalise_spaces
-from uld_torchrl.errors import InputError, nearest
+from uld_torchrl.errors import InputError, check_seed, nearest
 
 _LOG = logging.getLogger(__name__)
 _LATER = ("dmc-pixels", "atari", "tabular")
 _PUBLISHED = {"Gym-": "gym/", "Dmc-": "dmc/", "Atari-": "atari/"}
-_MAX_SEED = 2**32
 
 
 def canonical_id(env_id: str) -> str:
@@ -138,8 +137,8 @@ def _check_arguments(env_id: str, num_envs: int, seed: int | None) -> None:
         raise InputError(f"env_id must be a name such as 'dmc/cartpole-swingup', got {env_id!r}.")
     if num_envs < 1:
         raise InputError(f"num_envs must be greater than zero, got {num_envs}.")
-    if seed is not None and not 0 <= seed < _MAX_SEED:
-        raise InputError(f"seed must be from 0 to {_MAX_SEED - 1}, got {seed}.")
+    if seed is not None:
+        check_seed(seed)
 
 
 def _lane_maker(env_id: str, render: bool) -> Callable[[], gymnasium.Env]:

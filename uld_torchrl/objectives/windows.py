@@ -63,7 +63,7 @@ def check_window(td: TensorDictBase, keys: Any, n_steps: int) -> None:
     """
     terminated = td.get(next_key(keys.terminated)).squeeze(-1)
     alive = alive_mask(terminated).bool()
-    cut = _truncated(td, keys, terminated)[:, :-1] & alive[:, :-1]
+    counted = alive
     validity = td.get(keys.validity_mask, None)
     if validity is not None:
         validity = validity.reshape(alive.shape)
@@ -72,9 +72,11 @@ def check_window(td: TensorDictBase, keys: Any, n_steps: int) -> None:
             "validity_mask is false at step {step} of window {window}, but the value target needs the "
             "first {n} steps: give windows with at least n_steps valid steps.".replace("{n}", str(n_steps)),
         )
-        cut = cut & validity[:, 1:]
+        counted = alive & validity
+    # Steps of the window that count, of those after each.
+    later = counted.flip(-1).cumsum(-1).flip(-1) - counted.long()
     _refuse(
-        cut,
+        _truncated(td, keys, terminated) & alive & (later > 0),
         "window {window} runs on past the truncation at its step {step}: its later steps belong to another "
         "episode. Start no window less than horizon steps before a truncation, or mark the later steps "
         "false in validity_mask.",

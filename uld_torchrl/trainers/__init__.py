@@ -2,6 +2,7 @@
 
 from uld_torchrl.trainers.agent import Agent
 from uld_torchrl.trainers.evaluation import Evaluation, evaluate
+from uld_torchrl.trainers.playback import load
 from uld_torchrl.trainers.run_dir import RunDir, open_run
 from uld_torchrl.trainers.stepper import ULDOptimizationStepper
 from uld_torchrl.trainers.trainer import TrainResult, ULDTrainer
@@ -14,5 +15,6 @@ __all__ = [
     "ULDOptimizationStepper",
     "ULDTrainer",
     "evaluate",
+    "load",
     "open_run",
 ]

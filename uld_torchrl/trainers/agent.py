@@ -118,8 +118,9 @@ class Agent:
         try:
             spec, config = _action_spec(about["action"]), from_dict(about["config"])
             agent = cls.build(about["env_id"], Unbounded(about["observation_dim"]), spec, config, device)
-        except (KeyError, TypeError) as error:
-            raise InputError(f"{folder / 'config.json'} is not a model description: {error!r}.") from error
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            reason = f"{type(error).__name__}: {error}".splitlines()[0]
+            raise InputError(f"{folder / 'config.json'} is not a model description ({reason}).") from error
         agent._load_tensors(folder / "model.safetensors")
         return agent
 

@@ -6,6 +6,8 @@ environment's own state is not (a later version).
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +18,8 @@ from torch.utils._pytree import tree_map
 from torchrl.checkpoint import Checkpoint, CheckpointRotation, StateDictCheckpointAdapter
 
 from uld_torchrl.errors import InputError
+
+_CHECKSUMS = "checksums.json"
 
 
 class _Detached:
@@ -56,6 +60,7 @@ class RunCheckpoints:
     def save(self, step: int) -> Path:
         """Write a checkpoint of ``step`` and drop the oldest beyond ``keep``."""
         path = self._rotation.save(self._checkpoint, step=step)
+        (path / _CHECKSUMS).write_text(json.dumps(_checksums(path), indent=1), encoding="utf-8")
         link = self.folder / "latest"
         aside = self.folder / ".latest"
         aside.unlink(missing_ok=True)
@@ -73,7 +78,7 @@ class RunCheckpoints:
         if not paths:
             return None
         try:
-            Checkpoint.manifest(paths[-1])
+            _verify(paths[-1])
             self._checkpoint.load(paths[-1])
         except Exception as error:  # anything a damaged file may raise, told to the user in one line
             raise InputError(_damaged(paths, error)) from error
@@ -86,9 +91,32 @@ class RunCheckpoints:
         return sorted(path for path in self.folder.iterdir() if path.name.startswith("step-"))
 
 
+def _checksums(path: Path) -> dict[str, str]:
+    files = sorted(file for file in path.rglob("*") if file.is_file() and file.name != _CHECKSUMS)
+    return {file.relative_to(path).as_posix(): _digest(file) for file in files}
+
+
+def _digest(file: Path) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    with file.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _verify(path: Path) -> None:
+    """Compare every file with its checksum: a cut file would end the process when it is mapped."""
+    expected = json.loads((path / _CHECKSUMS).read_text(encoding="utf-8"))
+    found = _checksums(path)
+    changed = sorted(name for name in {*expected, *found} if expected.get(name) != found.get(name))
+    if changed:
+        raise ValueError(f"{changed[0]} is missing or changed")
+
+
 def _damaged(paths: list[Path], error: Exception) -> str:
     older = f"go on from {paths[-2].name}" if len(paths) > 1 else "start this run anew"
+    reason = (str(error).splitlines() or [""])[0][:200]
     return (
-        f"checkpoint {paths[-1]} is damaged ({type(error).__name__}: {str(error).splitlines()[0][:200]}): "
+        f"checkpoint {paths[-1]} is damaged ({type(error).__name__}: {reason}): "
         f"delete that folder to {older}, or use --fresh for a new run."
     )

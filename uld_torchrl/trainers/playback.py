@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from uld_torchrl.envs import make_env, render_frame
-from uld_torchrl.errors import InputError
+from uld_torchrl.errors import InputError, check_seed
 from uld_torchrl.trainers.agent import Agent
 from uld_torchrl.trainers.evaluation import Evaluation, evaluate
 from uld_torchrl.trainers.run_dir import RunDir
@@ -26,6 +26,21 @@ class Playback:
     env_id: str
     result: Evaluation
     video: Path | None
+
+
+def load(path: Path | str, device: torch.device | str = "cpu") -> Agent:
+    """Load the final model of a run directory; its ``policy`` maps observations to actions.
+
+    Raises:
+        InputError: no such run, no model in it yet, a damaged file.
+
+    Example:
+        >>> load("runs/nowhere")
+        Traceback (most recent call last):
+        ...
+        uld_torchrl.errors.InputError: runs/nowhere is not a run directory (it has no config.json).
+    """
+    return Agent.load(_model_folder(Path(path)), device)
 
 
 def evaluate_run(
@@ -45,7 +60,8 @@ def evaluate_run(
     """
     if episodes < 1:
         raise InputError(f"episodes must be greater than zero, got {episodes}.")
-    agent = Agent.load(_model_folder(Path(path)), device)
+    check_seed(seed)
+    agent = load(path, device)
     with closing(make_env(agent.env_id, num_envs=episodes, device=device)) as env:
         result = evaluate(env, agent.policy, seed=seed)
     return Playback(agent.env_id, result, _film(agent, Path(path), seed, device) if video else None)

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from uld_torchrl.config import AgentConfig, differences, to_dict
-from uld_torchrl.errors import InputError
+from uld_torchrl.errors import InputError, check_seed
 
 _PACKAGES = ("uld-torchrl", "torch", "torchrl", "tensordict", "gymnasium", "mujoco", "dm_control", "numpy")
 
@@ -89,14 +89,18 @@ def open_run(
     Raises:
         InputError: a bad name, another configuration in the directory, or an unusable path.
     """
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
-        raise InputError(f"name must consist of letters, digits, '.', '_' and '-', got {name!r}.")
-    path = _path(root, env_id, _fresh_name(root, env_id, name, seed) if fresh else name, seed)
-    run = RunDir(path)
-    started = {"env_id": env_id, "seed": seed, "config": to_dict(config)}
-    if run.config.exists():
-        _check_same(run, started)
-    _write_start(run, started)
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
+        raise InputError(
+            f"name must consist of letters, digits, '.', '_' and '-' (at most 100), got {name!r}."
+        )
+    started = {"env_id": env_id, "seed": check_seed(seed), "config": to_dict(config)}
+    try:
+        run = RunDir(_path(root, env_id, _fresh_name(root, env_id, name, seed) if fresh else name, seed))
+        if run.config.exists():
+            _check_same(run, started)
+        _write_start(run, started)
+    except OSError as error:
+        raise InputError(f"the run directory below {root} cannot be written: {error}.") from error
     return run
 
 
@@ -132,12 +136,9 @@ def _check_same(run: RunDir, started: dict[str, Any]) -> None:
 
 
 def _write_start(run: RunDir, started: dict[str, Any]) -> None:
-    try:
-        run.path.mkdir(parents=True, exist_ok=True)
-        run.config.write_text(json.dumps(started, indent=2) + "\n", encoding="utf-8")
-        (run.path / "environment.txt").write_text(environment_text(), encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"the run directory {run.path} cannot be written: {error}.") from error
+    run.path.mkdir(parents=True, exist_ok=True)
+    run.config.write_text(json.dumps(started, indent=2) + "\n", encoding="utf-8")
+    (run.path / "environment.txt").write_text(environment_text(), encoding="utf-8")
 
 
 def environment_text() -> str:

@@ -179,11 +179,13 @@ class ULDOptimizationStepper(OptimizationStepper):
         """Return optimiser states and the position in the schedule; the loss keeps its own."""
         return {
             "target_updater": self.target_updater.state_dict(),
+            "encoder_metrics": dict(self._encoder_metrics),
             **{name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore what :meth:`state_dict` gave."""
         self.target_updater.load_state_dict(state_dict["target_updater"])
+        self._encoder_metrics = dict(state_dict["encoder_metrics"])
         for name, optimizer in self.optimizers.items():
             optimizer.load_state_dict(state_dict[name])

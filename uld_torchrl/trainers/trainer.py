@@ -105,9 +105,10 @@ class ULDTrainer:
 
     def _make_buffer(self) -> WindowReplayBuffer:
         replay, run = self.config.replay, self.config.run
-        capacity = min(replay.capacity, run.total_steps + run.num_envs)
+        # No more than the run can fill, and room for one window in each lane.
+        useful = max(run.total_steps, self.config.loss.horizon * run.num_envs) + run.num_envs
         return make_replay_buffer(
-            capacity=max(capacity, (self.config.loss.horizon + 1) * run.num_envs),
+            capacity=min(replay.capacity, useful),
             num_lanes=run.num_envs,
             horizon=self.config.loss.horizon,
             batch_size=self.config.optim.batch_size,
