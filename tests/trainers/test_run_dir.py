@@ -10,6 +10,7 @@ import pytest
 from uld_torchrl.config import AgentConfig, override, preset, to_dict
 from uld_torchrl.errors import InputError
 from uld_torchrl.trainers import RunDir, open_run
+from uld_torchrl.trainers.run_dir import record_session
 
 DEBUG = preset("debug")
 ENV = "dmc/cartpole-swingup"
@@ -39,10 +40,16 @@ def test_layout(tmp_path: Path) -> None:
 
 
 def test_environment_names_versions_and_commit(tmp_path: Path) -> None:
-    lines = (opened(tmp_path).path / "environment.txt").read_text().splitlines()
-    named = dict(line.split(" ", 1) for line in lines)
+    run = opened(tmp_path)
+    record_session(run, DEBUG, 0)
+    text = (run.path / "environment.txt").read_text()
+    named = dict(line.split(" ", 1) for line in text.splitlines())
+    assert named["from"] == "step 0"
     assert {"python", "torch", "torchrl", "tensordict", "gymnasium", "mujoco", "commit"} <= set(named)
     assert all(named.values())
+    record_session(run, DEBUG, 700)
+    both = (run.path / "environment.txt").read_text()
+    assert both == text + text.replace("step 0", "step 700")
 
 
 @pytest.mark.parametrize("name", ["a", "mrq", "2nd.try_of-it"])
@@ -52,7 +59,7 @@ def test_good_names(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["", ".", "..", "a/b", "../up", "-x", "two words", "a\n", "é"])
 def test_bad_names(name: str, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="name must consist of letters, digits") as caught:
+    with pytest.raises(InputError, match="name must consist of") as caught:
         open_run(tmp_path / "runs", ENV, name, 0, DEBUG)
     assert repr(name) in str(caught.value)
     assert not (tmp_path / "runs").exists()
@@ -92,8 +99,11 @@ def test_another_environment_in_the_same_directory_is_refused(tmp_path: Path) ->
 
 def test_total_steps_may_grow_and_not_shrink(tmp_path: Path) -> None:
     opened(tmp_path)
-    opened(tmp_path, override(DEBUG, ["run.total_steps=400"]))
-    opened(tmp_path, override(DEBUG, ["run.total_steps=400"]))
+    longer = override(DEBUG, ["run.total_steps=400"])
+    run = opened(tmp_path, longer)
+    opened(tmp_path)  # until it is sure to train, a longer command leaves the settings alone
+    record_session(run, longer, 300)
+    opened(tmp_path, longer)
     with pytest.raises(InputError, match="total_steps 400; going on takes at least as many"):
         opened(tmp_path, override(DEBUG, ["run.total_steps=399"]))
 

@@ -283,6 +283,15 @@ def test_termination_loss_stays_when_the_termination_is_overwritten() -> None:
     assert float(stepper.loss_module.terminated_coeff) == pytest.approx(0.37)
 
 
+def test_a_second_stepper_on_the_same_loss_keeps_the_termination_weight() -> None:
+    first, rb = make()
+    rb.extend(records(5, terminal=True))
+    second = ULDOptimizationStepper(first.loss_module, rb, first.config)
+    assert float(second.loss_module.terminated_coeff) == 0.0
+    second.step(None, rb.sample())
+    assert float(second.loss_module.terminated_coeff) == pytest.approx(0.37)
+
+
 def test_policy_loss_sees_the_value_after_its_step() -> None:
     stepper, rb = make()
     loss = stepper.loss_module

@@ -169,6 +169,8 @@ class ULDLoss(LatentNetworks):
         self.pre_activation_coeff = pre_activation_coeff
         self.reduction = reduction or "mean"
         self.use_prioritized_weights, self.check_windows = use_prioritized_weights, check_windows
+        # What the stepper sets the buffer to once a termination has been seen.
+        self.full_terminated_coeff = float(terminated_coeff)
         self._register_buffers(action_spec, symexp_bins(num_bins, bin_range), terminated_coeff)
 
     def _register_buffers(self, action_spec: TensorSpec, bins: Tensor, terminated_coeff: float) -> None:

@@ -13,32 +13,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch.utils._pytree import tree_map
 from torchrl.checkpoint import Checkpoint, CheckpointRotation, StateDictCheckpointAdapter
 
 from uld_torchrl.errors import InputError
 
 _CHECKSUMS = "checksums.json"
-
-
-class _Detached:
-    """A component whose loaded tensors are copies: a directory payload is a view of the file."""
-
-    def __init__(self, component: Any) -> None:
-        self.component = component
-
-    def state_dict(self) -> dict[str, Any]:
-        return dict(self.component.state_dict())
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.component.load_state_dict(
-            tree_map(lambda leaf: _plain_copy(leaf) if isinstance(leaf, torch.Tensor) else leaf, dict(state))
-        )
-
-
-def _plain_copy(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.detach().as_subclass(torch.Tensor).clone()
 
 
 class RunCheckpoints:
@@ -54,7 +33,7 @@ class RunCheckpoints:
         self.folder = folder
         self._checkpoint = Checkpoint()
         for name, component in components.items():
-            self._checkpoint.register(name, _Detached(component), adapter=StateDictCheckpointAdapter())
+            self._checkpoint.register(name, component, adapter=StateDictCheckpointAdapter())
         self._rotation = CheckpointRotation(folder, keep_last=keep, prefix="step")
 
     def save(self, step: int) -> Path:

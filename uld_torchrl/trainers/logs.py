@@ -6,6 +6,7 @@ Rows are flushed as they are written. On resume, rows after the restored step ar
 from __future__ import annotations
 
 import csv
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -67,10 +68,12 @@ class CsvLog:
     def __init__(self, path: Path, columns: Sequence[str], *, keep_until: int | None = None) -> None:
         self.path, self.columns = path, list(columns)
         rows = [] if keep_until is None else read_rows(path)
-        with path.open("w", newline="", encoding="utf-8") as file:
+        aside = path.with_suffix(".new")
+        with aside.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, self.columns)
             writer.writeheader()
             writer.writerows(row for row in rows if int(row["step"]) <= (keep_until or 0))
+        os.replace(aside, path)
 
     def append(self, row: Mapping[str, float | int | None]) -> None:
         """Add one row; a missing or None value leaves its cell empty."""

@@ -98,7 +98,9 @@ def open_run(
         run = RunDir(_path(root, env_id, _fresh_name(root, env_id, name, seed) if fresh else name, seed))
         if run.config.exists():
             _check_same(run, started)
-        _write_start(run, started)
+        else:
+            run.path.mkdir(parents=True, exist_ok=True)
+            run.config.write_text(_as_json(started), encoding="utf-8")
     except OSError as error:
         raise InputError(f"the run directory below {root} cannot be written: {error}.") from error
     return run
@@ -135,10 +137,19 @@ def _check_same(run: RunDir, started: dict[str, Any]) -> None:
         )
 
 
-def _write_start(run: RunDir, started: dict[str, Any]) -> None:
-    run.path.mkdir(parents=True, exist_ok=True)
-    run.config.write_text(json.dumps(started, indent=2) + "\n", encoding="utf-8")
-    (run.path / "environment.txt").write_text(environment_text(), encoding="utf-8")
+def _as_json(data: dict[str, Any]) -> str:
+    return json.dumps(data, indent=2) + "\n"
+
+
+def record_session(run: RunDir, config: AgentConfig, step: int) -> None:
+    """Note that training goes on from ``step``: the settings, and the versions it now runs on.
+
+    Called when a session is sure to train, so that a refused or needless command changes nothing.
+    """
+    started = json.loads(run.config.read_text(encoding="utf-8"))
+    run.config.write_text(_as_json({**started, "config": to_dict(config)}), encoding="utf-8")
+    with (run.path / "environment.txt").open("a", encoding="utf-8") as file:
+        file.write(f"from step {step}\n{environment_text()}")
 
 
 def environment_text() -> str:

@@ -72,7 +72,6 @@ class ULDOptimizationStepper(OptimizationStepper):
         self.value_optimizer = self._adamw(self._value_parameters, config.value_lr)
         policy = list(loss_module.actor_network_params.parameters())
         self.policy_optimizer = self._adamw(policy, config.policy_lr)
-        self._terminated_coeff = float(loss_module.terminated_coeff)
         loss_module.terminated_coeff.zero_()
         self._encoder_metrics: dict[str, Tensor] = {}
 
@@ -119,7 +118,7 @@ class ULDOptimizationStepper(OptimizationStepper):
         loss = self.loss_module
         loss.update_reward_scale_(self.replay_buffer.mean_abs_reward())
         if float(loss.terminated_coeff) == 0.0 and self.replay_buffer.has_termination():
-            loss.terminated_coeff.fill_(self._terminated_coeff)
+            loss.terminated_coeff.fill_(loss.full_terminated_coeff)
         if self.config.schedule == "periodic":
             self._encoder_burst()
 

@@ -24,13 +24,14 @@ from torchrl.envs.utils import ExplorationType, set_exploration_type
 from uld_torchrl.config import AgentConfig
 from uld_torchrl.data import WindowReplayBuffer, make_replay_buffer
 from uld_torchrl.envs import canonical_id, make_env
+from uld_torchrl.errors import InputError
 from uld_torchrl.trainers.agent import Agent
 from uld_torchrl.trainers.checkpoints import RunCheckpoints
 from uld_torchrl.trainers.evaluation import Evaluation, evaluate, stream_seed
 from uld_torchrl.trainers.logs import EVALUATION, METRICS, TIMING, CsvLog, read_rows
 from uld_torchrl.trainers.plots import plot_learning_curve
 from uld_torchrl.trainers.progress import Progress
-from uld_torchrl.trainers.run_dir import RunDir
+from uld_torchrl.trainers.run_dir import RunDir, record_session
 from uld_torchrl.trainers.stepper import ULDOptimizationStepper
 
 # Purposes of the random streams derived from the run's seed.
@@ -176,6 +177,7 @@ class ULDTrainer:
         return self._result()
 
     def _loop(self) -> None:
+        record_session(self.run, self.config, self.step)
         self._begin()
         progress = Progress(self.config.run.total_steps, self.step, enabled=self.show_progress)
         try:
@@ -281,7 +283,10 @@ class ULDTrainer:
         plot_learning_curve([self.run.evaluations], self.run.curve, f"{self.env_id}, seed {self.seed}")
 
     def _result(self) -> TrainResult:
-        last = read_rows(self.run.evaluations)[-1]
+        rows = read_rows(self.run.evaluations)
+        if not rows:
+            raise InputError(f"{self.run.evaluations} has lost its rows; use --fresh for a new run.")
+        last = rows[-1]
         mean, std = float(last["episode_return_mean"]), float(last["episode_return_std"])
         return TrainResult(self.step, mean, std, self.run.path)
 
