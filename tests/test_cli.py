@@ -175,13 +175,35 @@ def test_fresh_starts_beside_it(finished: Path, uld: Run) -> None:
 def test_ctrl_c_says_how_to_go_on(uld: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from uld_torchrl.trainers import ULDTrainer
 
-    def interrupt(self: ULDTrainer) -> None:
-        raise KeyboardInterrupt
+    learn = ULDTrainer._learn
 
-    monkeypatch.setattr(ULDTrainer, "train", interrupt)
-    outcome = uld("train", "CartPole-v1", *QUICK, "--run-dir", tmp_path)
+    def interrupted(self: ULDTrainer) -> None:
+        if self.step == 27:
+            raise KeyboardInterrupt
+        learn(self)
+
+    command = ("train", "CartPole-v1", *QUICK, "--run-dir", tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(ULDTrainer, "_learn", interrupted)
+        outcome = uld(*command)
     assert outcome.code == 130
     assert "the same command goes on" in outcome.err
+    assert "Traceback" not in outcome.err
+    again = uld(*command)
+    assert again.code == 0
+    assert "goes on from step 20" in again.out
+
+
+def test_a_full_disk_is_one_message(uld: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from uld_torchrl.trainers import ULDTrainer
+
+    def full(self: ULDTrainer) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(ULDTrainer, "save", full)
+    outcome = uld("train", "CartPole-v1", *QUICK, "--run-dir", tmp_path)
+    assert outcome.code == 1
+    assert "No space left on device" in outcome.err
     assert "Traceback" not in outcome.err
 
 
@@ -328,6 +350,12 @@ BAD_TRAIN: dict[str, tuple[list[str], list[str]]] = {
     "image observations": (["Toy/Image-v0"], ["observation space", "supported are"]),
     "no steps": (["--total-steps", "0"], ["total_steps must be greater than zero", "got 0"]),
     "negative steps": (["--total-steps", "-5"], ["total_steps must be greater than zero", "got -5"]),
+    "no training": (
+        ["--total-steps", "100"],
+        ["total_steps must be greater than random_steps (100)", "got 100"],
+    ),
+    "too wide bins": (["--set", "model.bin_range=200"], ["bin_range must be at most 80"]),
+    "too sharp priorities": (["--set", "replay.lap_alpha=1e9"], ["lap_alpha must be at most 10"]),
     "no environments": (["--num-envs", "0"], ["num_envs must be greater than zero", "got 0"]),
     "negative environments": (["--num-envs", "-2"], ["num_envs", "got -2"]),
     "negative seed": (["--seed", "-1"], ["seed", "-1"]),

@@ -77,7 +77,7 @@ Command = (
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line and return the exit code: 0, 2 for bad input, 130 when interrupted."""
+    """Run the command line; return 0, 1 for a failed file, 2 for bad input, 130 when interrupted."""
     command = tyro.cli(Command, prog="uld", args=arguments)
     try:
         if isinstance(command, Train):
@@ -89,8 +89,12 @@ def main(arguments: list[str] | None = None) -> int:
     except InputError as error:
         print(f"uld: error: {error}", file=sys.stderr)
         return 2
+    except OSError as error:
+        print(f"uld: error: {error}; what was saved before is kept", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
-        print("uld: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        again = "; the same command goes on from the last checkpoint" if isinstance(command, Train) else ""
+        print(f"uld: interrupted{again}", file=sys.stderr)
         return 130
     return 0
 
@@ -113,6 +117,12 @@ def settings(command: Train) -> AgentConfig:
 
 def _train(command: Train) -> None:
     config = settings(command)
+    if config.run.total_steps <= config.run.random_steps:
+        raise InputError(
+            f"total_steps must be greater than random_steps ({config.run.random_steps}), got "
+            f"{config.run.total_steps}: the run would end before it learns. Raise --total-steps, or lower "
+            "--set run.random_steps=..."
+        )
     from uld_torchrl.envs import canonical_id
     from uld_torchrl.trainers import ULDTrainer, open_run
     from uld_torchrl.trainers.device import pick_device

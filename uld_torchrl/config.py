@@ -65,6 +65,8 @@ class ModelConfig:
         _positive(self, "z_s_dim", "z_a_dim", "z_sa_dim", "hidden_dim", "bin_range", "gumbel_tau")
         if self.num_bins < 3:
             raise InputError(f"num_bins must be at least 3, got {self.num_bins}.")
+        if self.bin_range > 80:
+            raise InputError(f"bin_range must be at most 80 (exp(88) is no float32), got {self.bin_range}.")
 
 
 @dataclass(frozen=True)
@@ -151,6 +153,8 @@ class ReplayConfig:
     def __post_init__(self) -> None:
         _positive(self, "capacity", "lap_min_priority")
         _non_negative(self, "lap_alpha")
+        if self.lap_alpha > 10:
+            raise InputError(f"lap_alpha must be at most 10, got {self.lap_alpha}.")
 
 
 @dataclass(frozen=True)

@@ -25,19 +25,18 @@ REQUIRED = (
     "gymnasium",
     "mujoco",
     "dm_control",
-    "ale-py",
     "numpy",
+    "matplotlib",
+    "tyro",
+    "tqdm",
+    "safetensors",
+    "jaxtyping",
+    "imageio",
 )
 """Distributions whose version is shown; one that is absent makes the agent unusable."""
 
 OPTIONAL = {
-    "tensorboard": ("TensorBoard logs", 'pip install "uld-torchrl[tensorboard]"'),
-    "wandb": ("Weights & Biases logs", 'pip install "uld-torchrl[wandb]"'),
-    "ray": ("runs spread over processes", 'pip install "uld-torchrl[ray]"'),
-    "hydra-core": ("configuration by Hydra", 'pip install "uld-torchrl[hydra]"'),
-    "jupytext": ("the tutorials", 'pip install "uld-torchrl[tutorials]"'),
-    "python-flint": ("exact checks of the theory", 'pip install "uld-torchrl[exact]"'),
-    "pytest": ("the tests", 'pip install "uld-torchrl[test]"'),
+    "pytest": ("the tests", 'pip install -e ".[test]"'),
     "pygame": ("videos of CartPole and its like", 'pip install "gymnasium[classic-control]"'),
 }
 """Distribution -> (what it is for, the command that installs it)."""

@@ -163,6 +163,21 @@ def test_a_save_that_was_interrupted_is_passed_over(
     assert make_trainer(copied, total_steps=60).step == 40
 
 
+def test_a_save_that_ended_before_its_checksums_is_passed_over(
+    copied: Path, make_trainer: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    (run_path(copied) / "checkpoints" / "step-000000000040" / "checksums.json").unlink()
+    assert make_trainer(copied, total_steps=60).step == 20
+    assert "step-000000000040 was not finished; going on from step-000000000020" in caplog.text
+
+
+def test_a_cut_csv_row_is_dropped_on_resume(copied: Path, make_trainer: Make) -> None:
+    metrics = run_path(copied) / "metrics.csv"
+    metrics.write_text(metrics.read_text() + "4")
+    make_trainer(copied, total_steps=60)
+    assert steps(metrics) == [10, 20, 30, 40]
+
+
 def test_a_finished_run_only_says_its_result(
     copied: Path, make_trainer: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -286,7 +301,7 @@ def test_the_only_checkpoint_damaged_means_a_new_start(copied: Path, make_traine
     folder = run_path(copied) / "checkpoints"
     shutil.rmtree(folder / "step-000000000020")
     (folder / "step-000000000040" / "manifest.json").unlink()
-    with pytest.raises(InputError, match="delete that folder to start this run anew"):
+    with pytest.raises(InputError, match="delete that folder to train anew from the start"):
         make_trainer(copied)
 
 

@@ -7,6 +7,7 @@ Training state (optimisers, replay) is in checkpoints, not here.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ from uld_torchrl.modules import make_networks, make_policy
 from uld_torchrl.modules.specs import action_bounds, is_discrete, vector_size
 from uld_torchrl.objectives import ULDLoss, make_loss
 from uld_torchrl.objectives.networks import NETWORKS
+from uld_torchrl.trainers.files import replace_text
 
 FORMAT = 1
 
@@ -103,9 +105,11 @@ class Agent:
             "action": _describe(self.action_spec),
             "config": to_dict(self.config),
         }
-        (folder / "config.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
         tensors = {key: value.contiguous().cpu() for key, value in self._tensors().items()}
-        save_file(tensors, folder / "model.safetensors")
+        aside = folder / ".model.safetensors.new"
+        save_file(tensors, aside)
+        os.replace(aside, folder / "model.safetensors")
+        replace_text(folder / "config.json", json.dumps(about, indent=2) + "\n")
 
     @classmethod
     def load(cls, folder: Path, device: torch.device | str = "cpu") -> Agent:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +19,7 @@ from torchrl.checkpoint import Checkpoint, CheckpointRotation, StateDictCheckpoi
 from uld_torchrl.errors import InputError
 
 _CHECKSUMS = "checksums.json"
+_LOG = logging.getLogger(__name__)
 
 
 class RunCheckpoints:
@@ -54,6 +56,9 @@ class RunCheckpoints:
             InputError: it is damaged, or of another program version; the message says what to do.
         """
         paths = self._saved()
+        while len(paths) > 1 and _unfinished(paths[-1]):
+            unfinished = paths.pop()
+            _LOG.warning("checkpoint %s was not finished; going on from %s", unfinished, paths[-1].name)
         if not paths:
             return None
         try:
@@ -68,6 +73,11 @@ class RunCheckpoints:
         if not self.folder.is_dir():
             return []
         return sorted(path for path in self.folder.iterdir() if path.name.startswith("step-"))
+
+
+def _unfinished(path: Path) -> bool:
+    """Tell whether saving ended between renaming the folder and writing its checksums."""
+    return (path / "manifest.json").exists() and not (path / _CHECKSUMS).exists()
 
 
 def _checksums(path: Path) -> dict[str, str]:
@@ -93,7 +103,7 @@ def _verify(path: Path) -> None:
 
 
 def _damaged(paths: list[Path], error: Exception) -> str:
-    older = f"go on from {paths[-2].name}" if len(paths) > 1 else "start this run anew"
+    older = f"go on from {paths[-2].name}" if len(paths) > 1 else "train anew from the start"
     reason = (str(error).splitlines() or [""])[0][:200]
     return (
         f"checkpoint {paths[-1]} is damaged ({type(error).__name__}: {reason}): "

@@ -65,7 +65,12 @@ def evaluate(
     Returns:
         Returns and lengths, [episodes].
     """
-    with torch.random.fork_rng(), torch.no_grad(), set_exploration_type(ExplorationType.DETERMINISTIC):
+    devices = [env.device] if env.device is not None and env.device.type == "cuda" else []
+    with (
+        torch.random.fork_rng(devices),
+        torch.no_grad(),
+        set_exploration_type(ExplorationType.DETERMINISTIC),
+    ):
         torch.manual_seed(seed)
         env.set_seed(seed)
         return _play(env, policy, on_step)

@@ -6,9 +6,11 @@ Rows are flushed as they are written. On resume, rows after the restored step ar
 from __future__ import annotations
 
 import csv
-import os
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+from uld_torchrl.trainers.files import replace_text
 
 METRICS = {
     "step": "agent steps stored so far",
@@ -19,7 +21,8 @@ METRICS = {
     "loss_encoder": "encoder loss (mean of the last burst of encoder updates)",
     "dynamics_error": "its dynamics part: squared error of the predicted embeddings, summed over the horizon",
     "reward_error": "its reward part: two-hot cross-entropy, summed over the horizon, before its weight",
-    "terminated_error": "its termination part: squared error, summed over the horizon, before its weight",
+    "terminated_error": "its termination part: squared error, summed over the horizon, before its weight; "
+    "not trained before a termination is seen",
     "reward_mae": "mean absolute error of the predicted reward, reward units",
     "loss_qvalue": "Huber loss of the value heads, in units of the reward scale",
     "loss_actor": "policy loss, in units of the reward scale",
@@ -68,12 +71,11 @@ class CsvLog:
     def __init__(self, path: Path, columns: Sequence[str], *, keep_until: int | None = None) -> None:
         self.path, self.columns = path, list(columns)
         rows = [] if keep_until is None else read_rows(path)
-        aside = path.with_suffix(".new")
-        with aside.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, self.columns)
-            writer.writeheader()
-            writer.writerows(row for row in rows if int(row["step"]) <= (keep_until or 0))
-        os.replace(aside, path)
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, self.columns)
+        writer.writeheader()
+        writer.writerows(row for row in rows if int(row["step"]) <= (keep_until or 0))
+        replace_text(path, text.getvalue())
 
     def append(self, row: Mapping[str, float | int | None]) -> None:
         """Add one row; a missing or None value leaves its cell empty."""
@@ -82,8 +84,13 @@ class CsvLog:
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
-    """Return the rows of a CSV file; none if there is no such file."""
+    """Return the whole rows of a CSV file; none if there is no such file."""
     if not path.exists():
         return []
     with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+        return [row for row in csv.DictReader(file) if _is_whole(row)]
+
+
+def _is_whole(row: Mapping[str, str | None]) -> bool:
+    # A crash may have cut the last row.
+    return None not in row.values() and str(row.get("step")).isdigit()

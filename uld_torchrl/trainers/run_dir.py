@@ -20,6 +20,7 @@ import torch
 
 from uld_torchrl.config import AgentConfig, differences, to_dict
 from uld_torchrl.errors import InputError, check_seed
+from uld_torchrl.trainers.files import replace_text
 
 _PACKAGES = ("uld-torchrl", "torch", "torchrl", "tensordict", "gymnasium", "mujoco", "dm_control", "numpy")
 
@@ -100,7 +101,7 @@ def open_run(
             _check_same(run, started)
         else:
             run.path.mkdir(parents=True, exist_ok=True)
-            run.config.write_text(_as_json(started), encoding="utf-8")
+            replace_text(run.config, _as_json(started))
     except OSError as error:
         raise InputError(f"the run directory below {root} cannot be written: {error}.") from error
     return run
@@ -147,7 +148,7 @@ def record_session(run: RunDir, config: AgentConfig, step: int) -> None:
     Called when a session is sure to train, so that a refused or needless command changes nothing.
     """
     started = json.loads(run.config.read_text(encoding="utf-8"))
-    run.config.write_text(_as_json({**started, "config": to_dict(config)}), encoding="utf-8")
+    replace_text(run.config, _as_json({**started, "config": to_dict(config)}))
     with (run.path / "environment.txt").open("a", encoding="utf-8") as file:
         file.write(f"from step {step}\n{environment_text()}")
 

@@ -40,11 +40,12 @@ _TRAIN_ENV, _EVAL_ENV = 1, 2
 
 @dataclass(frozen=True)
 class TrainResult:
-    """The last evaluation of a run: mean and standard deviation over episodes, and where it lies."""
+    """The last evaluation of a run: return (mean, standard deviation) and length over episodes."""
 
     step: int
     return_mean: float
     return_std: float
+    length_mean: float
     path: Path
 
 
@@ -287,8 +288,10 @@ class ULDTrainer:
         if not rows:
             raise InputError(f"{self.run.evaluations} has lost its rows; use --fresh for a new run.")
         last = rows[-1]
-        mean, std = float(last["episode_return_mean"]), float(last["episode_return_std"])
-        return TrainResult(self.step, mean, std, self.run.path)
+        mean, std, length = (
+            float(last[f"episode_{name}"]) for name in ("return_mean", "return_std", "length_mean")
+        )
+        return TrainResult(self.step, mean, std, length, self.run.path)
 
     def close(self) -> None:
         """Free the environments."""
