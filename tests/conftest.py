@@ -19,3 +19,6 @@ settings.register_profile(
     "repeatable", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("repeatable")
+
+# Scripts to be run by hand; one imports its neighbour, as a script may and a test may not.
+collect_ignore = ["benchmarks"]
