@@ -69,15 +69,19 @@ def symexp(x: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
     return torch.sign(x) * torch.expm1(x.abs())
 
 
-def symexp_bins(num_bins: int = 65, bin_range: float = 10.0) -> Float[Tensor, "k"]:
+def symexp_bins(
+    num_bins: int = 65, bin_range: float = 10.0, dtype: torch.dtype | None = None
+) -> Float[Tensor, "k"]:
     """Return the reward bins: symexp of an even grid on [-bin_range, bin_range] (MR.Q, arXiv 2501.16142).
+
+    Worked out in float64; of torch's default type unless ``dtype`` names another.
 
     Example:
         >>> symexp_bins(3, 1.0)
         tensor([-1.7183,  0.0000,  1.7183])
     """
     grid = torch.linspace(-bin_range, bin_range, num_bins, dtype=torch.float64)
-    return symexp(grid).to(torch.get_default_dtype())
+    return symexp(grid).to(dtype or torch.get_default_dtype())
 
 
 def two_hot(x: Float[Tensor, "*b"], bins: Float[Tensor, "k"]) -> Float[Tensor, "*b k"]:

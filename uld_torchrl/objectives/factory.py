@@ -17,6 +17,22 @@ def make_loss(networks: Networks, action_spec: TensorSpec, config: AgentConfig |
         >>> from uld_torchrl import make_networks
         >>> make_loss(make_networks(Unbounded(4), OneHot(2)), OneHot(2)).policy_noise
         0.1
+
+        With an encoder of one's own, on other entries; its width is ``z_s_dim``:
+
+        >>> from dataclasses import replace
+        >>> import torch
+        >>> from tensordict.nn import TensorDictModule
+        >>> class Encoder(torch.nn.Module):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.linear = torch.nn.Linear(7, 512)
+        ...     def forward(self, angles, goal):
+        ...         return self.linear(torch.cat([angles, goal], -1)).tanh()
+        >>> f = TensorDictModule(Encoder(), [("robot", "angles"), "goal"], ["state_embedding"])
+        >>> nets = replace(make_networks(Unbounded(4), OneHot(2)), state_encoder=f)
+        >>> make_loss(nets, OneHot(2)).in_keys[:2]
+        [('robot', 'angles'), 'goal']
     """
     config = config or AgentConfig()
     loss, model, scale = config.loss, config.model, noise_scale(action_spec)

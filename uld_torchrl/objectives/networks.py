@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 from tensordict import TensorDict, TensorDictBase, TensorDictParams
 from tensordict.nn import TensorDictModuleBase
@@ -14,7 +15,16 @@ from torch import Tensor
 from torchrl.objectives.common import LossModule
 from torchrl.objectives.utils import _vmap_func
 
+from uld_torchrl.errors import InputError, nearest
 from uld_torchrl.modules.rollout import LatentRollout, next_key
+from uld_torchrl.objectives.checks import (
+    call_network,
+    check_keys,
+    check_module,
+    check_output,
+    check_resettable,
+    td_entries,
+)
 
 NETWORKS = ("state_encoder", "state_action_encoder", "predictor", "actor_network", "qvalue_network")
 """Attribute names of the networks; their parameters are at ``<name>_params``."""
@@ -76,13 +86,20 @@ class LatentNetworks(LossModule):
         actor_network: TensorDictModuleBase,
         qvalue_network: TensorDictModuleBase | list[TensorDictModuleBase],
         *,
+        action_size: int,
         num_qvalue_nets: int,
         deactivate_vmap: bool,
     ) -> None:
         super().__init__()
         self._in_keys: list[NestedKey] | None = None
-        self.deactivate_vmap = deactivate_vmap
-        heads = len(qvalue_network) if isinstance(qvalue_network, list) else num_qvalue_nets
+        self.deactivate_vmap, self.action_size = deactivate_vmap, action_size
+        values = qvalue_network if isinstance(qvalue_network, list) else [qvalue_network]
+        heads = len(values) if isinstance(qvalue_network, list) else num_qvalue_nets
+        if heads < 1:
+            raise InputError(f"qvalue_network needs at least one value head, got {heads}.")
+        networks = (state_encoder, state_action_encoder, predictor, actor_network)
+        for name, network in [*zip(NETWORKS, networks, strict=False), *((NETWORKS[-1], q) for q in values)]:
+            check_module(name, network)
         self.num_qvalue_nets = heads
         self.convert_to_functional(state_encoder, "state_encoder", create_target_params=True)
         self.convert_to_functional(state_action_encoder, "state_action_encoder", create_target_params=True)
@@ -112,6 +129,30 @@ class LatentNetworks(LossModule):
             logits_key=keys.reward_logits,
         )
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Bind a copy's ``vmap`` to the copy's network; functions are not copied."""
+        super().__setstate__(state)
+        self._make_vmap()
+
+    def set_keys(self, **kwargs: NestedKey | None) -> None:
+        """Rename entries; None gives the default name back.
+
+        Raises:
+            InputError: there is no such entry, or the new name is no key.
+        """
+        accepted = [field.name for field in fields(self._AcceptedKeys)]
+        for name, key in kwargs.items():
+            if name not in accepted:
+                meant = nearest(name, accepted, 1)
+                hint = f" Did you mean {meant[0]}?" if meant else ""
+                raise InputError(
+                    f"{name} is not an accepted tensordict key.{hint} Accepted: {', '.join(accepted)}."
+                )
+            parts = key if isinstance(key, tuple) and key else (key,)
+            if key is not None and not all(isinstance(part, str) for part in parts):
+                raise InputError(f"the key for {name} must be a string or a tuple of strings, got {key!r}.")
+        super().set_keys(**kwargs)
+
     def _forward_value_estimator_keys(self, **kwargs: NestedKey) -> None:
         self._in_keys = None
         self._make_rollout()
@@ -136,7 +177,13 @@ class LatentNetworks(LossModule):
         self._in_keys = values
 
     def reset_parameters_recursive(self) -> None:
-        """Draw all networks anew and copy them to the targets."""
+        """Draw all networks anew in place, and copy them to the targets.
+
+        Raises:
+            InputError: a module with parameters has no ``reset_parameters``.
+        """
+        for name in NETWORKS:
+            check_resettable(name, getattr(self, name))
         for name in NETWORKS:
             network = getattr(self, name)
             with getattr(self, f"{name}_params").to_module(network, preserve_module_state=False):
@@ -145,39 +192,69 @@ class LatentNetworks(LossModule):
             if target is not None:
                 target.data.update_(getattr(self, f"{name}_params").data)
 
+    def _check_keys(self) -> None:
+        check_keys({name: getattr(self, name) for name in NETWORKS}, self.tensor_keys)
+
+    def _run(self, name: str, params: TensorDictParams, td: TensorDictBase) -> TensorDictBase:
+        network = getattr(self, name)
+
+        def call() -> TensorDictBase:
+            with params.to_module(network, preserve_module_state=False):
+                return network(td)
+
+        return call_network(name, td_entries(td, network.in_keys), call)
+
     def _encode(self, td: TensorDictBase, params: TensorDictParams) -> Tensor:
-        td = td.select(*self.state_encoder.in_keys)
-        with params.to_module(self.state_encoder, preserve_module_state=False):
-            return self.state_encoder(td).get(self.tensor_keys.state_embedding)
+        key, name = self.tensor_keys.state_embedding, "state_encoder"
+        z_s = self._run(name, params, td.select(*self.state_encoder.in_keys)).get(key, None)
+        return check_output(name, key, z_s, (*td.batch_size, None))
 
     def _join(self, z_s: Tensor, action: Tensor, params: TensorDictParams) -> Tensor:
-        keys = self.tensor_keys
+        keys, name = self.tensor_keys, "state_action_encoder"
         td = TensorDict(batch_size=z_s.shape[:-1], device=z_s.device)
         td.set(keys.state_embedding, z_s).set(keys.action, action)
-        with params.to_module(self.state_action_encoder, preserve_module_state=False):
-            return self.state_action_encoder(td).get(keys.state_action_embedding)
+        z_sa = self._run(name, params, td).get(keys.state_action_embedding, None)
+        return check_output(name, keys.state_action_embedding, z_sa, (*td.batch_size, None))
 
     def _act(self, z_s: Tensor, params: TensorDictParams) -> tuple[Tensor, Tensor]:
-        keys = self.tensor_keys
+        keys, name = self.tensor_keys, "actor_network"
         td = TensorDict(batch_size=z_s.shape[:-1], device=z_s.device).set(keys.state_embedding, z_s)
-        with params.to_module(self.actor_network, preserve_module_state=False):
-            td = self.actor_network(td)
-        return td.get(keys.action), td.get(keys.pre_activation)
+        td = self._run(name, params, td)
+        action, pre = td.get(keys.action, None), td.get(keys.pre_activation, None)
+        return (
+            check_output(name, keys.action, action, (*td.batch_size, self.action_size)),
+            check_output(name, keys.pre_activation, pre, (*td.batch_size, None)),
+        )
 
     def _values(self, z_sa: Tensor, params: TensorDictParams) -> Tensor:
         """Return the values (num_qvalue_nets, B)."""
-        keys = self.tensor_keys
+        keys, name = self.tensor_keys, "qvalue_network"
         td = TensorDict(batch_size=z_sa.shape[:-1], device=z_sa.device)
         td.set(keys.state_action_embedding, z_sa)
-        return self._vmap_qvalue(td, params).get(keys.state_action_value).squeeze(-1)
+        given = {keys.state_action_embedding: z_sa}
+        q = call_network(name, given, lambda: self._vmap_qvalue(td, params)).get(keys.state_action_value)
+        return check_output(
+            name, keys.state_action_value, q, (self.num_qvalue_nets, *td.batch_size, 1)
+        ).squeeze(-1)
 
-    def _unroll(self, z_0: Tensor, actions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        g, m = self.state_action_encoder, self.predictor
-        with (
-            self.state_action_encoder_params.to_module(g, preserve_module_state=False),
-            self.predictor_params.to_module(m, preserve_module_state=False),
-        ):
-            return self._latent_rollout(z_0, actions)
+    def _unroll(self, z_0: Tensor, actions: Tensor, num_bins: int) -> tuple[Tensor, Tensor, Tensor]:
+        keys, g, m = self.tensor_keys, self.state_action_encoder, self.predictor
+
+        def call() -> tuple[Tensor, Tensor, Tensor]:
+            with (
+                self.state_action_encoder_params.to_module(g, preserve_module_state=False),
+                self.predictor_params.to_module(m, preserve_module_state=False),
+            ):
+                return self._latent_rollout(z_0, actions)
+
+        given = {keys.state_embedding: z_0, keys.action: actions}
+        d, z_next, logits = call_network("state_action_encoder or predictor", given, call)
+        steps = tuple(actions.shape[:2])
+        return (
+            check_output("predictor", keys.terminated_pred, d, steps),
+            check_output("predictor", next_key(keys.state_embedding), z_next, (*steps, z_0.shape[-1])),
+            check_output("predictor", keys.reward_logits, logits, (*steps, num_bins)),
+        )
 
     def _clear_compiled(self, td: TensorDictBase) -> None:
         names = (f"{prefix}{name}_params" for name in NETWORKS for prefix in ("", "target_"))

@@ -7,6 +7,7 @@ updater, one state_dict. The equations are in ``functional``; the order and timi
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -18,7 +19,7 @@ from torch import Tensor
 from torchrl.data import TensorSpec
 from torchrl.objectives.utils import _reduce
 
-from uld_torchrl.errors import InputError
+from uld_torchrl.errors import InputError, one_of
 from uld_torchrl.functional import (
     alive_mask,
     n_step_return,
@@ -30,7 +31,7 @@ from uld_torchrl.functional import (
 from uld_torchrl.modules.rollout import next_key
 from uld_torchrl.modules.specs import action_bounds, is_discrete
 from uld_torchrl.objectives.networks import LatentNetworks
-from uld_torchrl.objectives.windows import check_entries, check_shape, check_window
+from uld_torchrl.objectives.windows import check_entries, check_kinds, check_shape, check_window
 
 
 class ULDLoss(LatentNetworks):
@@ -69,13 +70,15 @@ class ULDLoss(LatentNetworks):
         num_qvalue_nets: value heads made from a single ``qvalue_network``.
         reduction: "mean" (default), "sum", or "none" for one loss a window, [B].
         deactivate_vmap: loop over the value heads in place of ``vmap``.
-        use_prioritized_weights: apply the input's ``priority_weight``; off for LAP.
+        use_prioritized_weights: apply the input's ``priority_weight``, which must then be there ("auto":
+            if it is there); off for LAP.
         check_windows: refuse windows that run on past a truncation. Reading the answer waits for a
             GPU; skipped while compiling.
 
     Raises:
-        InputError: on construction for unsupported specs or n_steps > horizon; on use for a batch
-            that is not [B, H], or a window that runs on past a truncation.
+        InputError: on construction for unsupported specs, modules or settings; on use for a batch
+            that is not [B, H] or lacks what is read, networks that do not fit, or a window that runs on
+            past a truncation.
 
     Example:
         >>> import torch
@@ -154,35 +157,47 @@ class ULDLoss(LatentNetworks):
     ) -> None:
         if not 1 <= n_steps <= horizon:
             raise InputError(f"n_steps must lie in 1 ... horizon ({horizon}), got {n_steps}.")
+        discrete = is_discrete(action_spec)
         super().__init__(
             state_encoder,
             state_action_encoder,
             predictor,
             actor_network,
             qvalue_network,
+            action_size=action_spec.shape[-1],
             num_qvalue_nets=num_qvalue_nets,
             deactivate_vmap=deactivate_vmap,
         )
-        self.horizon, self.n_steps, self.gamma = horizon, n_steps, gamma
+        self.horizon, self.n_steps, self.gamma, self.discrete = horizon, n_steps, gamma, discrete
         self.dynamics_coeff, self.reward_coeff = dynamics_coeff, reward_coeff
         self.policy_noise, self.noise_clip = policy_noise, noise_clip
         self.pre_activation_coeff = pre_activation_coeff
-        self.reduction = reduction or "mean"
+        self.reduction = one_of("reduction", reduction or "mean", ("none", "mean", "sum"))
         self.use_prioritized_weights, self.check_windows = use_prioritized_weights, check_windows
         # What the stepper sets the buffer to once a termination has been seen.
         self.full_terminated_coeff = float(terminated_coeff)
-        self._register_buffers(action_spec, symexp_bins(num_bins, bin_range), terminated_coeff)
+        self.num_bins, self.bin_range = num_bins, bin_range
+        self._register_buffers(action_spec, terminated_coeff)
 
-    def _register_buffers(self, action_spec: TensorSpec, bins: Tensor, terminated_coeff: float) -> None:
+    def _register_buffers(self, action_spec: TensorSpec, terminated_coeff: float) -> None:
         device = next(self.parameters()).device
-        self.discrete = is_discrete(action_spec)
         low, high = (None, None) if self.discrete else action_bounds(action_spec)
         self.register_buffer("min_action", None if low is None else low.to(device))
         self.register_buffer("max_action", None if high is None else high.to(device))
-        self.register_buffer("bins", bins.to(device))
+        self.register_buffer("bins", torch.empty(self.num_bins, device=device))
+        self._fill_bins()
         self.register_buffer("terminated_coeff", torch.tensor(float(terminated_coeff), device=device))
         self.register_buffer("reward_scale", torch.ones((), device=device))
         self.register_buffer("target_reward_scale", torch.ones((), device=device))
+
+    def _fill_bins(self) -> None:
+        self.bins.copy_(symexp_bins(self.num_bins, self.bin_range, torch.float64))
+
+    def _apply(self, fn: Callable[[Tensor], Tensor]) -> ULDLoss:
+        """Move or cast; the bins are worked out anew, so that ``double()`` makes them exact."""
+        super()._apply(fn)
+        self._fill_bins()
+        return self
 
     def reset_parameters_recursive(self) -> None:
         """Draw all networks anew, copy them to the targets, and set the reward scales to 1."""
@@ -210,15 +225,24 @@ class ULDLoss(LatentNetworks):
 
     def _check(self, td: TensorDictBase) -> None:
         check_shape(td, self.horizon)
-        check_entries(td, self.in_keys)
-        if self.check_windows and not torch.compiler.is_compiling():
-            check_window(td, self.tensor_keys, self.n_steps)
+        keys, needed = self.tensor_keys, self.in_keys
+        check_entries(td, [*needed, keys.priority_weight] if self.use_prioritized_weights is True else needed)
+        check_kinds(td, keys, self.state_encoder.in_keys, self.action_size, self.bins.dtype, self.discrete)
+        if torch.compiler.is_compiling():
+            return
+        self._check_keys()
+        if self.check_windows:
+            check_window(td, keys, self.n_steps)
+
+    def _maybe_get_priority_weight(self, tensordict: TensorDictBase) -> Tensor | None:
+        """Return the weights (B,) of the windows if they are to be used; nested keys are found too."""
+        if not self.use_prioritized_weights:
+            return None
+        weights = tensordict.get(self.tensor_keys.priority_weight, None)
+        return None if weights is None else weights.reshape(tensordict.shape[0], -1)[:, 0]
 
     def _reduced(self, loss: Tensor, td: TensorDictBase) -> Tensor:
-        weights = self._maybe_get_priority_weight(td)
-        if weights is not None:
-            weights = weights.reshape(*loss.shape, -1)[..., 0]
-        return _reduce(loss, self.reduction, weights=weights)
+        return _reduce(loss, self.reduction, weights=self._maybe_get_priority_weight(td))
 
     # The three losses
 
@@ -236,7 +260,7 @@ class ULDLoss(LatentNetworks):
         with torch.no_grad():
             z_target = self._encode(tensordict.get("next"), self.target_state_encoder_params)
         z_0 = self._encode(tensordict[:, 0], self.state_encoder_params)
-        d, z_next, logits = self._unroll(z_0, tensordict.get(keys.action))
+        d, z_next, logits = self._unroll(z_0, tensordict.get(keys.action), self.num_bins)
         dynamics = (mask * (z_next - z_target).square().mean(-1)).sum(-1)
         rewards = (mask * two_hot_cross_entropy(logits, reward, self.bins)).sum(-1)
         ends = (mask * (d - terminated.to(d.dtype)).square()).sum(-1)
@@ -281,6 +305,9 @@ class ULDLoss(LatentNetworks):
         metadata.set(keys.priority, error).set(keys.state_embedding, z_s)
         metadata.set("pred_value", q.detach().mean(0) * self.reward_scale)
         metadata.set("target_value", y * self.reward_scale)
+        weights = self._maybe_get_priority_weight(tensordict)
+        if weights is not None:
+            metadata.set(keys.priority_weight, weights)
         self._clear_compiled(tensordict)
         return self._reduced(loss, tensordict), metadata
 
@@ -311,6 +338,8 @@ class ULDLoss(LatentNetworks):
             tensordict: [B] with ``state_embedding`` (as :meth:`value_loss` returns it), or a window
                 [B, H], whose first observation is then encoded without gradient.
         """
+        if not torch.compiler.is_compiling():
+            self._check_keys()
         z_s = self._first_embedding(tensordict)
         action, pre = self._act(z_s, self.actor_network_params)
         z_sa = self._join(z_s, action, self.state_action_encoder_params.data)
@@ -325,21 +354,28 @@ class ULDLoss(LatentNetworks):
         return self._reduced(loss, tensordict), TensorDict(metadata)
 
     def _first_embedding(self, td: TensorDictBase) -> Tensor:
-        td = td[:, 0] if td.ndim == 2 else td
-        z_s = td.get(self.tensor_keys.state_embedding, None)
-        if z_s is not None:
-            return z_s.detach()
+        if td.ndim not in (1, 2):
+            raise InputError(f"expected a batch size (B,) or (B, {self.horizon}), got {tuple(td.shape)}.")
+        if td.ndim == 1:
+            z_s = td.get(self.tensor_keys.state_embedding, None)
+            if z_s is not None:
+                return z_s.detach()
+        else:
+            td = td[:, 0]
+        check_entries(td, self.state_encoder.in_keys)
         with torch.no_grad():
             return self._encode(td, self.state_encoder_params)
 
-    @dispatch
+    @dispatch(auto_batch_size=False)
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Return all three losses and their metrics; writes ``td_error`` (B, H) into ``tensordict``."""
-        loss_encoder, encoder = self.encoder_loss(tensordict)
-        loss_qvalue, value = self.value_loss(tensordict)
-        loss_actor, actor = self.actor_loss(self._actor_input(tensordict, value))
+        # Keyword arguments arrive without a batch size; [B, H, 1] could not be told from [B, H].
+        td = tensordict if tensordict.ndim else tensordict.copy().auto_batch_size_(2)
+        loss_encoder, encoder = self.encoder_loss(td)
+        loss_qvalue, value = self.value_loss(td)
+        loss_actor, actor = self.actor_loss(value)
         error = value.get(self.tensor_keys.priority)
-        tensordict.set(self.tensor_keys.priority, error.unsqueeze(-1).expand(tensordict.shape).clone())
+        tensordict.set(self.tensor_keys.priority, error.unsqueeze(-1).expand(td.shape).clone())
         return TensorDict(
             {
                 "loss_encoder": loss_encoder,
@@ -352,9 +388,3 @@ class ULDLoss(LatentNetworks):
                 "td_error_mean": error.mean(),
             }
         )
-
-    def _actor_input(self, td: TensorDictBase, value: TensorDictBase) -> TensorDictBase:
-        weights = self._maybe_get_priority_weight(td)
-        if weights is None:
-            return value
-        return value.set(self.tensor_keys.priority_weight, weights.reshape(td.shape[0], -1)[:, 0])

@@ -1,6 +1,7 @@
-"""What a loss may be given: the shape [B, H], and no window that runs on past a truncation.
+"""What a loss may be given: windows [B, H] with its entries, none running on past a truncation.
 
-Replay never makes such a window; offline data might. The checks raise before any computation.
+Replay never makes another batch; offline data might. The checks raise before any computation; values
+are looked at for the truncations only.
 """
 
 from __future__ import annotations
@@ -52,6 +53,57 @@ def check_entries(td: TensorDictBase, needed: Sequence[NestedKey]) -> None:
             f"the batch lacks the entry {missing[0]!r}; the loss reads {list(needed)}. "
             "Add it, or tell the loss its name with set_keys."
         )
+
+
+def check_kinds(
+    td: TensorDictBase,
+    keys: Any,
+    observed: Sequence[NestedKey],
+    action_size: int,
+    dtype: torch.dtype,
+    discrete: bool,
+) -> None:
+    """Refuse entries of another shape or type than the loss reads.
+
+    Args:
+        td: windows [B, H] that have all entries needed.
+        keys: the loss's ``tensor_keys``.
+        observed: what the state encoder reads.
+        action_size: length A of an action, or of its one-hot vector.
+        dtype: the loss's own type, which rewards must have.
+        discrete: whether actions are one-hot vectors, of any type.
+
+    Raises:
+        InputError: the message names the entry, the shape and type wanted, and those given.
+    """
+    column, vector = (*td.shape, 1), (*td.shape, action_size)
+    flag = "give booleans with a last dimension of 1 (unsqueeze(-1))"
+    _check_kind(td, next_key(keys.reward), column, dtype, f"give {dtype}, as the networks are, of that shape")
+    _check_kind(td, next_key(keys.terminated), column, torch.bool, flag)
+    for key in (next_key(keys.truncated), next_key(keys.done), keys.validity_mask):
+        entry = td.get(key, None)
+        if entry is not None:
+            flat = key == keys.validity_mask and entry.shape == td.shape
+            _check_kind(td, key, tuple(td.shape) if flat else column, torch.bool, flag)
+    action = td.get(keys.action)
+    kind = action.dtype if discrete or action.dtype.is_floating_point else dtype
+    fix = "one-hot vectors (torch.nn.functional.one_hot)" if discrete else "float vectors"
+    _check_kind(td, keys.action, vector, kind, f"give {fix} of the action_spec's length")
+    for key in observed:
+        now = td.get(key)
+        _check_kind(td, next_key(key), tuple(now.shape), now.dtype, f"give the same kind as {key!r}")
+
+
+def _check_kind(
+    td: TensorDictBase, key: NestedKey, shape: tuple[int, ...], dtype: torch.dtype, fix: str
+) -> None:
+    entry = td.get(key)
+    if tuple(entry.shape) == shape and entry.dtype == dtype:
+        return
+    raise InputError(
+        f"the batch's entry {key!r} must be {dtype} of shape {shape}, got {entry.dtype} of shape "
+        f"{tuple(entry.shape)}: {fix}."
+    )
 
 
 def check_window(td: TensorDictBase, keys: Any, n_steps: int) -> None:
