@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from uld_torchrl.errors import InputError, nearest, one_of
+from uld_torchrl.errors import EnvironmentFault, InputError, nearest, one_of
 
 
 def test_an_input_error_is_a_value_error() -> None:
     assert issubclass(InputError, ValueError)
+
+
+def test_a_fault_of_an_environment_is_reported_like_bad_input() -> None:
+    assert issubclass(EnvironmentFault, InputError)
 
 
 @pytest.mark.parametrize(

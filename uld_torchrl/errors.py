@@ -1,7 +1,8 @@
-"""Bad input: one exception for the command line, and nearest-name suggestions.
+"""Bad input: the exceptions of the command line, and nearest-name suggestions.
 
 :class:`InputError` is a ``ValueError`` whose message is written for the user: the argument, the
 value given, what is allowed, how to fix it. The command line prints it and exits with code 2.
+:class:`EnvironmentFault` is the same for an environment that misbehaves while it runs.
 """
 
 from __future__ import annotations
@@ -18,6 +19,17 @@ class InputError(ValueError):
         Traceback (most recent call last):
         ...
         uld_torchrl.errors.InputError: num_envs must be greater than zero, got 0.
+    """
+
+
+class EnvironmentFault(InputError):
+    """An environment misbehaved while running; the message says which lane, what and how to mend it.
+
+    Example:
+        >>> raise EnvironmentFault("custom/Maze, lane 0: step() returned the reward nan.")
+        Traceback (most recent call last):
+        ...
+        uld_torchrl.errors.EnvironmentFault: custom/Maze, lane 0: step() returned the reward nan.
     """
 
 

@@ -1,15 +1,66 @@
-"""Environments: one call, :func:`make_env`, for Gymnasium and dm_control tasks with state vectors.
+"""Environments: one call, :func:`make_env`, for names, environments, vector environments and callables.
 
 Every environment is a TorchRL ``EnvBase`` of batch size ``[num_envs]`` (also for one) with a flat
-float32 ``observation`` and actions in [-1, 1] or one-hot. Pixels, Atari and tabular
-environments are not here yet.
+float32 ``observation`` and actions in [-1, 1] or one-hot. Pixels, Atari and tabular environments are
+not here yet. Modules are imported when a name is first used: worker processes do without torch.
 """
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 from uld_torchrl.envs.rendering import choose_renderer, renderer_needed
 
+if TYPE_CHECKING:
+    from uld_torchrl.envs.make import make_env, render_frame, task_spaces
+    from uld_torchrl.envs.registry import canonical_id
+    from uld_torchrl.envs.sources import EnvLike, copy_env, env_name
+    from uld_torchrl.envs.space_json import space_from_json, space_to_json
+    from uld_torchrl.envs.spaces import TaskSpaces, native_action, observation_vector, vector_length
+
 # MuJoCo reads MUJOCO_GL while it is being imported, and fails there if the renderer is broken.
 choose_renderer()
-with renderer_needed():
-    from uld_torchrl.envs.make import canonical_id, make_env, render_frame
 
-__all__ = ["canonical_id", "choose_renderer", "make_env", "render_frame"]
+_HOMES = {
+    "EnvLike": "sources",
+    "TaskSpaces": "spaces",
+    "canonical_id": "registry",
+    "copy_env": "sources",
+    "env_name": "sources",
+    "make_env": "make",
+    "native_action": "spaces",
+    "observation_vector": "spaces",
+    "render_frame": "make",
+    "space_from_json": "space_json",
+    "space_to_json": "space_json",
+    "task_spaces": "make",
+    "vector_length": "spaces",
+}
+__all__ = [
+    "EnvLike",
+    "TaskSpaces",
+    "canonical_id",
+    "choose_renderer",
+    "copy_env",
+    "env_name",
+    "make_env",
+    "native_action",
+    "observation_vector",
+    "render_frame",
+    "space_from_json",
+    "space_to_json",
+    "task_spaces",
+    "vector_length",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    with renderer_needed():
+        return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])

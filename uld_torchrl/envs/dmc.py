@@ -1,7 +1,7 @@
 """dm_control's suite as Gymnasium environments, so that one path leads to TorchRL from both.
 
 Here: loading by ``<domain>-<task>``, action repeat, dm_control's own flat observation, episodes that
-only ever truncate. Not here: action scaling and float32 (``spaces.py``), lanes (``make.py``).
+only ever truncate. Not here: action scaling and float32 (``spaces.py``), lanes (``lanes.py``).
 Importing this module imports dm_control, and with it the renderer that ``MUJOCO_GL`` names.
 """
 
@@ -17,6 +17,7 @@ from dm_control.rl.control import FLAT_OBSERVATION_KEY, Environment
 from gymnasium.spaces import Box
 
 from uld_torchrl.envs.rendering import renderer_needed
+from uld_torchrl.envs.silence import without_harmless_warnings
 
 ACTION_REPEAT = 2
 FRAME_SIZE = 480
@@ -86,4 +87,5 @@ class DMControlTask(gymnasium.Env[np.ndarray, np.ndarray]):
     def _load(self, seed: int | None) -> Environment:
         domain, _, task = self._name.partition("-")
         flat = {"flat_observation": True}
-        return suite.load(domain, task, task_kwargs={"random": seed}, environment_kwargs=flat)
+        with without_harmless_warnings():
+            return suite.load(domain, task, task_kwargs={"random": seed}, environment_kwargs=flat)

@@ -1,83 +1,291 @@
-"""Bring one Gymnasium environment to the package's form, below TorchRL.
+"""Between an environment's own spaces and the agent's: a float32 vector, actions in [-1, 1] or one-hot.
 
-Actions: [-1, 1] float32, scaled per dimension, or a choice of n. Observations: one flat float32 vector.
-Gymnasium's own wrappers do this on numpy arrays for a few microseconds a step; the same as TorchRL
-transforms (scaling, casting, concatenation) costs some 40 microseconds for each of them.
+Training, workers and prediction all go through :func:`observation_reader` and :func:`action_writer`, so
+they cannot differ. Both look at the space once and return a function for the many steps. Numbers pass
+through float64, so that what overflows float32 is seen before it is cast. JSON is in ``space_json.py``.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
-import gymnasium
 import numpy as np
-from gymnasium.spaces import Box, Discrete, Space
-from gymnasium.wrappers import TransformAction, TransformObservation
+from gymnasium.spaces import Box, Dict, Discrete, Space
 
 from uld_torchrl.errors import InputError
 
+MAX_LENGTH = 1_000_000
+"""Longest observation vector; longer ones come from a Discrete space that counts too far."""
+LIMIT = float(np.finfo(np.float32).max)
 
-def normalise_spaces(env: gymnasium.Env, env_id: str) -> gymnasium.Env:
-    """Wrap ``env``: float32 vector observations, actions in [-1, 1] or ``Discrete(n)`` from 0.
+Reader = Callable[[Any, tuple[int, ...]], np.ndarray]
+Writer = Callable[[np.ndarray], Any]
+
+
+@dataclass(frozen=True)
+class TaskSpaces:
+    """The spaces of one environment as it was given, before anything is scaled or flattened."""
+
+    observation: Space[Any]
+    action: Space[Any]
+
+
+def check_spaces(spaces: TaskSpaces, name: str) -> None:
+    """Refuse spaces that the agent cannot use.
 
     Raises:
         InputError: a space of another kind, or an action without bounds.
 
     Example:
-        >>> normalise_spaces(gymnasium.make("Pendulum-v1"), "gym/Pendulum-v1").action_space
-        Box(-1.0, 1.0, (1,), float32)
+        >>> check_spaces(TaskSpaces(Box(0, 255, (8, 8, 3)), Discrete(2)), "custom/Camera")
+        Traceback (most recent call last):
+        ...
+        uld_torchrl.errors.InputError: custom/Camera has the observation space ...
     """
-    return _scale_action(_flatten_observation(env, env_id), env_id)
+    _check_observation_space(spaces.observation, name)
+    _check_action_space(spaces.action, name)
 
 
-def _flatten_observation(env: gymnasium.Env, env_id: str) -> gymnasium.Env:
-    space = env.observation_space
-    if not isinstance(space, Box) or len(space.shape) > 1 or 0 in space.shape:
+def _check_observation_space(space: Space[Any], name: str) -> None:
+    if not _is_vector(space) or not 0 < vector_length(space) <= MAX_LENGTH:
         raise InputError(
-            f"{env_id} has the observation space {_name(space)}, which is not supported yet; supported are "
-            "vectors, a Box of shape (n,). Register an environment that flattens its observation, for "
-            "example with gymnasium.wrappers.FlattenObservation."
+            f"{name} has the observation space {_describe(space)}, which is not supported yet; supported "
+            f"are vectors: a Box of shape (n,) or (), Discrete, and a Dict of these, of up to {MAX_LENGTH} "
+            "numbers. Wrap the environment in one that flattens its observation, for example "
+            "gymnasium.wrappers.FlattenObservation."
         )
-    flat = Box(-np.inf, np.inf, (int(np.prod(space.shape)),), np.float32)
-    return TransformObservation(env, lambda observation: np.array(observation, np.float32, ndmin=1), flat)
 
 
-def _scale_action(env: gymnasium.Env, env_id: str) -> gymnasium.Env:
-    space = env.action_space
+def _is_vector(space: Space[Any]) -> bool:
+    if isinstance(space, Dict):
+        return all(isinstance(key, str) and _is_vector(part) for key, part in space.spaces.items())
+    return isinstance(space, Discrete) or (isinstance(space, Box) and len(space.shape) < 2)
+
+
+def _check_action_space(space: Space[Any], name: str) -> None:
     if isinstance(space, Discrete):
-        return _count_from_zero(env, space)
+        return
     if not isinstance(space, Box) or space.dtype.kind != "f" or 0 in space.shape:
         raise InputError(
-            f"{env_id} has the action space {_name(space)}, which is not supported; supported are a Box of "
+            f"{name} has the action space {_describe(space)}, which is not supported; supported are a Box of "
             "floats and Discrete."
         )
     if not space.is_bounded() or not (space.low < space.high).all():
         raise InputError(
-            f"{env_id} has the action space {_name(space)}: every dimension needs a finite lower bound below "
-            "a finite upper bound, since actions in [-1, 1] are scaled to them. Register an environment with "
-            "bounds, for example with gymnasium.wrappers.TransformAction."
+            f"{name} has the action space {_describe(space)}: every dimension needs a finite lower bound "
+            "below a finite upper bound, since actions in [-1, 1] are scaled to them. Wrap the environment "
+            "in one with bounds, for example gymnasium.wrappers.TransformAction."
         )
-    return _from_unit_interval(env, space)
 
 
-def _from_unit_interval(env: gymnasium.Env, space: Box) -> gymnasium.Env:
-    # In float64, so that -1 and 1 give the bounds themselves and bounds of +-1 the action itself.
-    low, high = space.low.astype(np.float64), space.high.astype(np.float64)
-    centre, half_range = (low + high) / 2, (high - low) / 2
-
-    def scale(action: np.ndarray) -> np.ndarray:
-        return (centre + half_range * action.reshape(space.shape)).astype(space.dtype)
-
-    return TransformAction(env, scale, Box(-1.0, 1.0, (int(np.prod(space.shape)),), np.float32))
-
-
-def _count_from_zero(env: gymnasium.Env, space: Discrete) -> gymnasium.Env:
-    # TorchRL's one-hot encoding counts from 0 and knows nothing of a start.
-    if space.start == 0:
-        return env
-    return TransformAction(env, lambda action: action + space.start, Discrete(space.n))
-
-
-def _name(space: Space[Any]) -> str:
+def _describe(space: Space[Any]) -> str:
     text = str(space)
     return text if len(text) < 200 else f"{type(space).__name__} of shape {space.shape}"
+
+
+def vector_length(space: Space[Any]) -> int:
+    """Return n, the numbers in the observation vector of a space.
+
+    Example:
+        >>> vector_length(Dict(angle=Box(-1, 1, (2,)), gear=Discrete(5)))
+        7
+    """
+    if isinstance(space, Dict):
+        return sum(vector_length(part) for part in space.spaces.values())
+    return int(space.n) if isinstance(space, Discrete) else int(np.prod(space.shape or ()))
+
+
+def layout(space: Space[Any]) -> tuple[Any, ...]:
+    """Return what decides how an observation is read: kinds, names, order and shapes, but no bounds.
+
+    Example:
+        >>> layout(Box(-1, 1, (2,))) == layout(Box(-5, 5, (2,))) != layout(Discrete(2))
+        True
+    """
+    if isinstance(space, Dict):
+        return ("Dict", *((key, layout(part)) for key, part in space.spaces.items()))
+    return ("Discrete", space.n, space.start) if isinstance(space, Discrete) else ("Box", space.shape)
+
+
+def entry_names(space: Space[Any], name: str = "observation") -> list[str]:
+    """Return for each of the n numbers of the observation vector where it comes from.
+
+    Example:
+        >>> entry_names(Dict(angle=Box(-1, 1, (2,))))
+        ["observation['angle'][0]", "observation['angle'][1]"]
+    """
+    if isinstance(space, Dict):
+        parts = (entry_names(part, f"{name}[{key!r}]") for key, part in space.spaces.items())
+        return [entry for part in parts for entry in part]
+    if space.shape == () and isinstance(space, Box):
+        return [name]
+    return [f"{name}[{index}]" for index in range(vector_length(space))]
+
+
+def observation_vector(space: Space[Any], observation: Any) -> np.ndarray:
+    """Return an observation as a float32 vector (n,), or a batch of B observations as (B, n).
+
+    A Box gives its numbers, Discrete a one-hot vector, and a Dict its parts one after the other in the
+    order of the space (``space.spaces``), whatever the order of the observation's own keys. Gymnasium
+    sorts a plain dict by key when it makes a Dict space; it keeps the order of an ``OrderedDict``, a list
+    of pairs and keywords.
+
+    Raises:
+        InputError: it fits neither a single nor a batched observation, or holds NaN or infinity.
+
+    Example:
+        >>> space = Dict(gear=Discrete(3), angle=Box(-1, 1, (2,)))
+        >>> observation_vector(space, {"angle": [0.5, -1], "gear": 1})
+        array([ 0. ,  1. ,  0. ,  0.5, -1. ], dtype=float32)
+        >>> observation_vector(space, {"angle": np.zeros((4, 2)), "gear": np.zeros(4, int)}).shape
+        (4, 5)
+    """
+    try:
+        values = observation_reader(space)(observation, _lead(space, observation))
+    except InputError as error:
+        raise InputError(f"{error} In a batch of B observations each shape has B in front.") from error
+    if not (np.abs(values) <= LIMIT).all():
+        entry = entry_names(space)[int(np.argwhere(~(np.abs(values) <= LIMIT))[0, -1])]
+        raise InputError(
+            f"{entry} must be finite and within the range of float32; got NaN, infinity or more."
+        )
+    return values.astype(np.float32)
+
+
+def _lead(space: Space[Any], observation: Any) -> tuple[int, ...]:
+    """Return () for a single observation, (B,) for a batch; judged by its first part."""
+    while isinstance(space, Dict) and isinstance(observation, Mapping):
+        key, space = next(iter(space.spaces.items()))
+        observation = observation.get(key, 0)
+    try:
+        shape = tuple(np.shape(observation))
+    except ValueError:  # ragged: the reader says so
+        return ()
+    return shape[:1] if len(shape) == len(space.shape or ()) + 1 else ()
+
+
+def observation_reader(space: Space[Any], name: str = "observation") -> Reader:
+    """Return a function (observation, lead) -> float64 (*lead, n), for one observation or a batch.
+
+    ``lead`` is () for one observation and (B,) for a batch. The function raises an InputError that names
+    the part, what is wanted and what was given. Infinities and NaN pass. The result may share the
+    observation's memory.
+
+    Example:
+        >>> observation_reader(Discrete(3, start=1))(2, ())
+        array([0., 1., 0.])
+    """
+    if isinstance(space, Dict):
+        return _dict_reader(space, name)
+    return _discrete_reader(space, name) if isinstance(space, Discrete) else _box_reader(space, name)
+
+
+def _box_reader(space: Space[Any], name: str) -> Reader:
+    shape, size = space.shape or (), vector_length(space)
+
+    def read(observation: Any, lead: tuple[int, ...]) -> np.ndarray:
+        values = _array(observation, np.float64, name, shape)
+        if values.shape != lead + shape:
+            raise _misfit(name, f"the shape {lead + shape}", f"the shape {values.shape}")
+        return values.reshape((*lead, size))
+
+    return read
+
+
+def _discrete_reader(space: Discrete, name: str) -> Reader:
+    choices = np.arange(space.n) + space.start
+
+    def read(observation: Any, lead: tuple[int, ...]) -> np.ndarray:
+        values = _array(observation, None, name, ())
+        if values.shape != lead or values.dtype.kind not in "iu":
+            raise _misfit(name, "one integer, shape ()", f"{values.dtype} of shape {values.shape}")
+        if ((values < choices[0]) | (values > choices[-1])).any():
+            raise _misfit(name, f"an integer from {choices[0]} to {choices[-1]}", f"{values}")
+        return (choices == values[..., None]).astype(np.float64)
+
+    return read
+
+
+def _dict_reader(space: Dict, name: str) -> Reader:
+    parts = {key: observation_reader(part, f"{name}[{key!r}]") for key, part in space.spaces.items()}
+
+    def read(observation: Any, lead: tuple[int, ...]) -> np.ndarray:
+        if not isinstance(observation, Mapping):
+            raise _misfit(name, f"a dict with the keys {list(parts)}", f"{type(observation).__name__}")
+        if observation.keys() != parts.keys():
+            raise _misfit(name, f"the keys {list(parts)}", f"{list(observation)}")
+        return np.concatenate([part(observation[key], lead) for key, part in parts.items()], axis=-1)
+
+    return read
+
+
+def _array(value: Any, dtype: type | None, name: str, shape: tuple[int, ...]) -> np.ndarray:
+    try:
+        return np.asarray(value, dtype)
+    except Exception as error:
+        raise _misfit(name, f"numbers of shape {shape}", f"{type(value).__name__}: {error}") from error
+
+
+def _misfit(name: str, wanted: str, given: str) -> InputError:
+    return InputError(f"{name} must have {wanted}, got {given}.")
+
+
+def native_action(space: Space[Any], action: np.ndarray) -> Any:
+    """Return the agent's actions in the form that the environment takes.
+
+    Args:
+        space: the environment's action space.
+        action: [-1, 1]^m float (..., m) for a Box, one-hot (..., n) for Discrete.
+
+    Returns:
+        For a Box (..., space.shape) of its dtype, scaled per dimension so that -1 and 1 give its bounds
+        exactly; for Discrete the number of the choice, np.int64 or int64 (...).
+
+    Raises:
+        InputError: the last dimension is not m or n.
+
+    Example:
+        >>> native_action(Box(0, 10, (1,)), np.array([0.5]))
+        array([7.5], dtype=float32)
+        >>> native_action(Discrete(3, start=5), np.array([0, 0, 1]))
+        np.int64(7)
+    """
+    action = np.asarray(action)
+    if action.shape[-1:] != (vector_length(space),):
+        raise InputError(f"action must have the shape (..., {vector_length(space)}), got {action.shape}.")
+    return action_writer(space)(action.argmax(-1) if isinstance(space, Discrete) else action)
+
+
+def action_writer(space: Space[Any]) -> Writer:
+    """Return a function from actions in [-1, 1] (..., m), or numbers of choices from 0, to the space's own.
+
+    Example:
+        >>> action_writer(Box(-2, 2, (2, 1)))(np.array([[-1.0, 0.5]]))
+        array([[[-2.],
+                [ 1.]]], dtype=float32)
+    """
+    if isinstance(space, Discrete):
+        start = np.int64(space.start)
+        return lambda choice: choice + start
+    assert isinstance(space, Box)
+    return _box_writer(space)
+
+
+def _box_writer(space: Box) -> Writer:
+    # In float64, so that bounds of +-1 give the action itself.
+    low, high = (bound.astype(np.float64).reshape(-1) for bound in (space.low, space.high))
+    centre, half_range = low / 2 + high / 2, high / 2 - low / 2
+    shape, dtype = space.shape, space.dtype
+
+    def scale(action: np.ndarray) -> np.ndarray:
+        return (centre + half_range * action).astype(dtype).reshape(action.shape[:-1] + shape)
+
+    def scale_exactly(action: np.ndarray) -> np.ndarray:
+        inner = np.where(action >= 1, high, centre + half_range * action)
+        return np.where(action <= -1, low, inner).astype(dtype).reshape(action.shape[:-1] + shape)
+
+    ends = np.ones_like(low)
+    meets_bounds = (scale(-ends) == space.low).all() and (scale(ends) == space.high).all()
+    return scale if meets_bounds else scale_exactly

@@ -1,0 +1,265 @@
+"""The lanes of one process: environments stepped one after the other, as a Gymnasium vector environment.
+
+Differs from Gymnasium's ``SyncVectorEnv`` in: 1. an environment that raises or returns nonsense is reported
+with its lane; 2. observations and actions have the agent's form; 3. infos are dropped, since nothing reads
+them and collecting them costs more than the rest. Workers run the same class; nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium.spaces import Box, Discrete, Space
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+
+from uld_torchrl.envs.faults import as_float32, check_rewards, drawing, flag, misbehaved, number, raised
+from uld_torchrl.envs.spaces import (
+    TaskSpaces,
+    action_writer,
+    check_spaces,
+    layout,
+    observation_reader,
+    vector_length,
+)
+from uld_torchrl.errors import InputError
+
+Maker = Callable[[], gymnasium.Env]
+StepResult = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]
+
+
+def lane_seeds(seed: int | None, num_envs: int) -> list[int] | list[None]:
+    """Return the seeds of the lanes: ``seed`` itself for lane 0, seeds drawn from it for the others.
+
+    Gymnasium's own rule, seed + lane, would make lane 1 of seed 0 the same as lane 0 of seed 1. Without a
+    seed none has one.
+
+    Example:
+        >>> lane_seeds(7, 3)[0], len(set(lane_seeds(7, 3)))
+        (7, 3)
+    """
+    if seed is None:
+        return [None] * num_envs
+    others = np.random.SeedSequence(seed).generate_state(num_envs - 1)
+    return [int(seed), *others.tolist()]
+
+
+class AgentVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
+    """A vector environment in the agent's form: float32 vectors, actions in [-1, 1] or from 0 on.
+
+    Lanes that have ended are begun anew by ``reset(options={"reset_mask": mask})``. ``seam`` [num_envs]
+    says in which lanes the last step was not one of an episode but the one between two episodes.
+
+    Example:
+        >>> lanes = Lanes([lambda: gymnasium.make("Pendulum-v1")], "custom/PendulumEnv")
+        >>> lanes.action_space, lanes.task.action
+        (Box(-1.0, 1.0, (1, 1), float32), Box(-2.0, 2.0, (1,), float32))
+    """
+
+    metadata = {"autoreset_mode": AutoresetMode.DISABLED}
+    autoreset_mode = AutoresetMode.DISABLED
+
+    def __init__(self, num_envs: int, task: TaskSpaces, name: str) -> None:
+        check_spaces(task, name)
+        self.num_envs, self.task, self.name = num_envs, task, name
+        self.seam = np.zeros(num_envs, np.bool_)
+        self.single_observation_space = Box(-np.inf, np.inf, (vector_length(task.observation),), np.float32)
+        self.single_action_space = _agent_actions(task.action)
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+
+    def draw(self) -> np.ndarray:
+        """Draw the first lane, uint8 [height, width, 3]."""
+        raise NotImplementedError
+
+
+def _agent_actions(space: Space[Any]) -> Space[Any]:
+    # TorchRL's one-hot encoding counts from 0 and knows nothing of a start.
+    if isinstance(space, Discrete):
+        return Discrete(space.n)
+    return Box(-1.0, 1.0, (vector_length(space),), np.float32)
+
+
+class Lanes(AgentVectorEnv):
+    """Environments in this process, one a lane, the first of them lane ``first_lane`` of the whole.
+
+    Args:
+        makers: each makes one environment.
+        name: of the environment, for messages; None: ``custom/<class>`` of what the first maker makes.
+        first_lane: number of the first of these lanes.
+        render: whether :meth:`draw` will be called.
+
+    Raises:
+        InputError: spaces of an unsupported kind, or that differ between lanes; an environment that was
+            made twice.
+
+    Example:
+        >>> lanes = Lanes([lambda: gymnasium.make("CartPole-v1")] * 2, "gym/CartPole-v1")
+        >>> lanes.reset(seed=0)[0].shape
+        (2, 4)
+    """
+
+    def __init__(
+        self, makers: Sequence[Maker], name: str | None = None, first_lane: int = 0, render: bool = False
+    ) -> None:
+        self.envs = [maker() for maker in makers]
+        self._first_lane = first_lane
+        name = name or custom_name(self.envs[0])
+        tasks = {
+            lane: TaskSpaces(env.observation_space, env.action_space) for lane, env in enumerate(self.envs)
+        }
+        super().__init__(len(self.envs), task := tasks[0], name)
+        _check_distinct(self.envs, name)
+        check_same_spaces(tasks, name)
+        if render:
+            check_drawable(self.envs[0].render_mode, name)
+        self.render_mode = self.envs[0].render_mode
+        self._lanes = [_Lane(env, self._where(lane), task) for lane, env in enumerate(self.envs)]
+        self._rows = np.zeros((self.num_envs, vector_length(task.observation)), np.float64)
+
+    def _where(self, lane: int) -> str:
+        return f"{self.name}, lane {self._first_lane + lane}"
+
+    def reset(
+        self, *, seed: int | list[int] | list[None] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Begin episodes, in the lanes of ``options["reset_mask"]`` or in all; one seed, or one a lane."""
+        mask = (options or {}).get("reset_mask", [True] * self.num_envs)
+        seeds = seed if isinstance(seed, list) else lane_seeds(seed, self.num_envs)
+        for row, lane, chosen, own in zip(self._rows, self._lanes, mask, seeds, strict=True):
+            if chosen:
+                row[:] = lane.reset(own)
+        return self._observations("reset()"), {}
+
+    def step(self, actions: np.ndarray) -> StepResult:
+        """Step every lane with its action [num_envs, m], or [num_envs] numbers of choices."""
+        rewards = np.empty(self.num_envs, np.float64)
+        terminated, truncated = np.empty((2, self.num_envs), np.bool_)
+        for index, lane in enumerate(self._lanes):
+            self._rows[index], rewards[index], terminated[index], truncated[index] = lane.step(actions[index])
+        check_rewards(rewards, self._where)
+        return self._observations("step()"), rewards, terminated, truncated, {}
+
+    def _observations(self, call: str) -> np.ndarray:
+        return as_float32(self._rows, self.task.observation, self._where, call)
+
+    def draw(self) -> np.ndarray:
+        """Draw the first lane, uint8 [height, width, 3]."""
+        with drawing(self.name):
+            return np.asarray(self.envs[0].render())
+
+    def close_extras(self, **_: Any) -> None:
+        """Close the environments."""
+        for env in self.envs:
+            env.close()
+
+
+class _Lane:
+    """One environment, its results turned into plain numbers or into a fault."""
+
+    def __init__(self, env: gymnasium.Env, where: str, task: TaskSpaces) -> None:
+        self._env, self._where = env, where
+        self._read, self._native = observation_reader(task.observation), action_writer(task.action)
+
+    def reset(self, seed: int | None) -> np.ndarray:
+        try:
+            result = self._env.reset(seed=seed)
+        except InputError:
+            raise
+        except Exception as error:
+            raise raised(self._where, "reset()", error) from error
+        try:
+            observation, _ = result
+        except (TypeError, ValueError):
+            raise self._malformed(result, "reset()", "(observation, info)") from None
+        return self._vector(observation, "reset()")
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool]:
+        try:
+            result = self._env.step(self._native(action))
+        except InputError:
+            raise
+        except Exception as error:
+            raise raised(self._where, "step()", error) from error
+        try:
+            observation, reward, terminated, truncated, _ = result
+        except (TypeError, ValueError):
+            wanted = "(observation, reward, terminated, truncated, info)"
+            raise self._malformed(result, "step()", wanted) from None
+        return (
+            self._vector(observation, "step()"),
+            number(reward, self._where),
+            flag(terminated, "terminated", self._where),
+            flag(truncated, "truncated", self._where),
+        )
+
+    def _malformed(self, result: Any, call: str, wanted: str) -> InputError:
+        given = f"a {type(result).__name__}"
+        if isinstance(result, (tuple, list)):
+            given += f" of {len(result)} values"
+        return misbehaved(self._where, call, f"{given} was returned; Gymnasium's form is {wanted}.")
+
+    def _vector(self, observation: Any, call: str) -> np.ndarray:
+        try:
+            return self._read(observation, ())
+        except InputError as error:
+            what = f"{error} It must fit observation_space at every step: changing shapes are not supported."
+            raise misbehaved(self._where, call, what) from error
+
+
+def custom_name(env: Any) -> str:
+    """Return ``custom/<class>`` for an environment given as an object; letters, digits and ``._-`` only.
+
+    Example:
+        >>> custom_name(gymnasium.make("CartPole-v1"))
+        'custom/CartPoleEnv'
+    """
+    return "custom/" + re.sub(r"[^A-Za-z0-9._-]", "-", type(env.unwrapped).__name__)
+
+
+def check_drawable(render_mode: Any, name: str) -> None:
+    """Refuse to draw what was not made for it.
+
+    Raises:
+        InputError: ``render_mode`` is not ``rgb_array``.
+
+    Example:
+        >>> check_drawable("rgb_array", "custom/Maze")
+    """
+    if render_mode != "rgb_array":
+        raise InputError(
+            f"render=True needs an environment with the render_mode 'rgb_array'; {name} has {render_mode!r}. "
+            "Make it with render_mode='rgb_array'."
+        )
+
+
+def check_same_spaces(tasks: Mapping[int, TaskSpaces], name: str) -> None:
+    """Refuse lanes that differ in their actions, or in the numbers of their observations.
+
+    Args:
+        tasks: from the number of a lane to its spaces; lane 0 is among them.
+        name: of the environment.
+
+    Raises:
+        InputError: there is such a lane.
+
+    Example:
+        >>> task = TaskSpaces(Discrete(2), Discrete(3))
+        >>> check_same_spaces({0: task, 1: task}, "custom/Maze")
+    """
+    for lane, task in tasks.items():
+        alike = layout(task.observation) == layout(tasks[0].observation)
+        if not alike or task.action != tasks[0].action:
+            raise InputError(
+                f"{name}: all lanes need the same spaces, but lane 0 has {tasks[0].observation}, "
+                f"{tasks[0].action} and lane {lane} has {task.observation}, {task.action}."
+            )
+
+
+def _check_distinct(envs: Sequence[gymnasium.Env], name: str) -> None:
+    if len({id(env.unwrapped) for env in envs}) < len(envs):
+        raise InputError(f"{name}: the callable returned the same environment twice; it must make a new one.")

@@ -1,0 +1,154 @@
+"""What a user may call an environment, and how one comes from it: names, objects, callables.
+
+A source knows its makers, one for each lane, or it is a vector environment that steps its lanes itself.
+Nothing is stepped here.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeAlias
+
+import gymnasium
+from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv, VectorEnv
+
+from uld_torchrl.envs.callables import maker_of
+from uld_torchrl.envs.lanes import Maker, custom_name
+from uld_torchrl.envs.registry import canonical_id, make_registered, registered_spec
+from uld_torchrl.errors import InputError
+
+EnvLike: TypeAlias = str | gymnasium.Env | VectorEnv | Callable[[], gymnasium.Env]
+"""A name, an environment, a vector environment, or a callable without arguments that makes one."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Makers of the lanes; and the name, if it is known before the first is made."""
+
+    makers: Sequence[Maker]
+    name: str | None = None
+
+
+def env_name(env: EnvLike) -> str:
+    """Return the name of an environment: its canonical id, or ``custom/<class>`` for an object.
+
+    A callable is called once, and what it makes is closed again. A SyncVectorEnv or AsyncVectorEnv has
+    the name of its first environment.
+
+    Raises:
+        InputError: ``env`` is of another kind, or its callable fails.
+
+    Example:
+        >>> env_name("CartPole-v1"), env_name(gymnasium.make("CartPole-v1"))
+        ('gym/CartPole-v1', 'custom/CartPoleEnv')
+    """
+    if isinstance(env, str):
+        return canonical_id(env)
+    if isinstance(env, VectorEnv):
+        return _vector_name(env)
+    if isinstance(env, gymnasium.Env):
+        return custom_name(env)
+    made = maker_of(env)()
+    made.close()
+    return custom_name(made)
+
+
+def _vector_name(env: VectorEnv) -> str:
+    inner = env.unwrapped
+    if isinstance(inner, SyncVectorEnv):
+        return custom_name(inner.envs[0])
+    return env_name(inner.env_fns[0]) if isinstance(inner, AsyncVectorEnv) else custom_name(inner)
+
+
+def copy_env(env: EnvLike) -> EnvLike:
+    """Return what to build another environment of the same kind from, such as one for evaluation.
+
+    Names and callables come back as they are; of a SyncVectorEnv or AsyncVectorEnv its first callable;
+    any other object as a deep copy.
+
+    Raises:
+        InputError: the object cannot be copied.
+
+    Example:
+        >>> env = gymnasium.make("CartPole-v1")
+        >>> copy_env(env) is env, copy_env("CartPole-v1")
+        (False, 'CartPole-v1')
+    """
+    if is_plain_vector(env):
+        return env.env_fns[0]  # type: ignore[union-attr]
+    return deep_copy(env) if isinstance(env, (gymnasium.Env, VectorEnv)) else env
+
+
+def is_plain_vector(env: EnvLike) -> bool:
+    """Return whether ``env`` is Gymnasium's SyncVectorEnv or AsyncVectorEnv itself, without wrappers.
+
+    Example:
+        >>> is_plain_vector(SyncVectorEnv([lambda: gymnasium.make("CartPole-v1")]))
+        True
+    """
+    return type(env) in (SyncVectorEnv, AsyncVectorEnv)
+
+
+def deep_copy(env: Any) -> Any:
+    """Return an independent copy of an environment.
+
+    Raises:
+        InputError: it holds something that cannot be copied.
+
+    Example:
+        >>> env = gymnasium.make("CartPole-v1")
+        >>> deep_copy(env).unwrapped is env.unwrapped
+        False
+    """
+    try:
+        return copy.deepcopy(env)
+    except Exception as error:
+        raise InputError(
+            f"env: {custom_name(env)} cannot be copied ({type(error).__name__}: {error}). For several "
+            "environments pass a callable that makes it; for evaluation a callable, or eval_env=."
+        ) from error
+
+
+def find_source(env: EnvLike, num_envs: int | None, render: bool) -> Source:
+    """Return the makers of ``num_envs`` lanes (None: 1, or as many as a SyncVectorEnv has).
+
+    Raises:
+        InputError: ``env`` is of no known kind, or the number does not fit.
+
+    Example:
+        >>> len(find_source("CartPole-v1", 3, False).makers)
+        3
+    """
+    if isinstance(env, str) and env:
+        name = canonical_id(env)
+        return Source([partial(make_registered, name, render, registered_spec(name))] * (num_envs or 1), name)
+    if is_plain_vector(env):
+        check_number(num_envs, env)  # type: ignore[arg-type]
+        return Source([maker_of(make) for make in env.env_fns])  # type: ignore[union-attr]
+    if isinstance(env, gymnasium.Env):
+        copies = [deep_copy(env) for _ in range((num_envs or 1) - 1)]
+        return Source([partial(_same, each) for each in (env, *copies)], custom_name(env))
+    return Source([maker_of(env)] * (num_envs or 1))
+
+
+def check_number(num_envs: int | None, env: VectorEnv) -> None:
+    """Refuse a number of lanes that is not the vector environment's own.
+
+    Raises:
+        InputError: it is another one.
+
+    Example:
+        >>> check_number(None, gymnasium.make_vec("CartPole-v1", 2))
+    """
+    if num_envs not in (None, env.num_envs):
+        raise InputError(
+            f"num_envs must be {env.num_envs}, the vector environment's own number, or left out; got "
+            f"{num_envs}."
+        )
+
+
+def _same(env: gymnasium.Env) -> gymnasium.Env:
+    return env
