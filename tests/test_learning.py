@@ -18,7 +18,7 @@ import pytest
 from gymnasium.spaces import Box, Discrete
 
 from uld_torchrl.config import override, preset
-from uld_torchrl.trainers import ULDTrainer, open_run
+from uld_torchrl.trainers import ULDTrainer
 
 EPISODE = 20
 SETTINGS = [
@@ -137,7 +137,7 @@ def test_the_agent_solves(env_id: str, bound: float, tmp_path: Path) -> None:
     # An answer changes nothing that follows: no discount, windows of one step.
     answers_only = ["loss.gamma=0", "loss.horizon=1", "loss.n_steps=1"]
     config = override(preset("debug"), SETTINGS + answers_only)
-    trainer = ULDTrainer(env_id, config, open_run(tmp_path, env_id, "learning", 0, config))
+    trainer = ULDTrainer(env_id, config, run_dir=tmp_path)
     result = trainer.train()
     trainer.close()
     assert result.return_mean > bound
@@ -153,7 +153,7 @@ def test_the_agent_carries_a_late_reward_back(tmp_path: Path) -> None:
         "run.eval_every=400",
     ]
     config = override(preset("debug"), SETTINGS + windows)
-    trainer = ULDTrainer("Corridor-v0", config, open_run(tmp_path, "gym/Corridor-v0", "late", 0, config))
+    trainer = ULDTrainer("Corridor-v0", config, run_dir=tmp_path)
     result = trainer.train()
     trainer.close()
     assert result.return_mean == 1.0

@@ -5,19 +5,29 @@ Bad input ends with exit code 2 and one message on standard error; only this fil
 
 from __future__ import annotations
 
-import logging
 import shlex
+import signal
 import sys
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from uld_torchrl.config import AgentConfig, PresetName, Schedule, override, preset
+from uld_torchrl.config import (
+    DEFAULT_ENV,
+    AgentConfig,
+    PresetName,
+    Schedule,
+    check_run,
+    override,
+    preset,
+)
 from uld_torchrl.errors import InputError
 
-DEFAULT_ENV = "dmc/cartpole-swingup"
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True)
@@ -33,7 +43,9 @@ class Train:
     seed: int = 0
     """Seed of everything random in the run."""
     num_envs: int | None = None
-    """Environments stepped together in this process."""
+    """Environments stepped together; a vector step is as many agent steps, and as many updates."""
+    env_workers: int = 0
+    """Worker processes that step the environments; 0: this process. The result is the same."""
     total_steps: int | None = None
     """Agent steps of the whole run."""
     name: str | None = None
@@ -42,6 +54,8 @@ class Train:
     """Root directory of all runs."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:<k>."""
+    log: tyro.conf.UseAppendAction[tuple[Literal["tensorboard", "wandb"], ...]] = ()
+    """Log to tensorboard or wandb as well as to CSV files; may be repeated."""
     set: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """Any other setting as section.field=value, e.g. --set loss.gamma=0.98; may be repeated."""
     fresh: tyro.conf.FlagCreatePairsOff[bool] = False
@@ -92,10 +106,8 @@ def main(arguments: list[str] | None = None) -> int:
     except OSError as error:
         print(f"uld: error: {error}; what was saved before is kept", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        again = "; the same command goes on from the last checkpoint" if isinstance(command, Train) else ""
-        print(f"uld: interrupted{again}", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as stop:
+        return _interrupted(stop, command, sys.argv[1:] if arguments is None else arguments)
     return 0
 
 
@@ -115,31 +127,48 @@ def settings(command: Train) -> AgentConfig:
     return override(preset(command.preset), [*given, *command.set])
 
 
-def _train(command: Train) -> None:
-    config = settings(command)
-    if config.run.total_steps <= config.run.random_steps:
-        raise InputError(
-            f"total_steps must be greater than random_steps ({config.run.random_steps}), got "
-            f"{config.run.total_steps}: the run would end before it learns. Raise --total-steps, or lower "
-            "--set run.random_steps=..."
-        )
-    from uld_torchrl.envs import canonical_id
-    from uld_torchrl.trainers import ULDTrainer, open_run
-    from uld_torchrl.trainers.device import pick_device
+def _interrupted(stop: KeyboardInterrupt, command: Command, arguments: list[str]) -> int:
+    """Say what was saved and how to go on; return the exit code of that signal."""
+    again = f"; to go on from the last checkpoint: {_again(arguments)}" if isinstance(command, Train) else ""
+    print(f"uld: {stop or 'interrupted'}{again}", file=sys.stderr)
+    return 128 + getattr(stop, "signum", signal.SIGINT)
 
-    device = pick_device(command.device)
-    env_id = canonical_id(command.env)
-    ULDTrainer.check_env(env_id)
-    run = open_run(
-        command.run_dir, env_id, command.name or command.preset, command.seed, config, fresh=command.fresh
+
+def _again(arguments: list[str]) -> str:
+    if "--fresh" in arguments:
+        return "the same command with --name of that directory in place of --fresh"
+    return shlex.join(["uld", *arguments])
+
+
+def _train(command: Train) -> None:
+    config = check_run(settings(command))
+    from uld_torchrl.trainers.device import pick_device
+    from uld_torchrl.trainers.run import quiet_torchrl
+
+    with quiet_torchrl():
+        _run(command, config, pick_device(command.device))
+
+
+def _run(command: Train, config: AgentConfig, device: torch.device) -> None:
+    from uld_torchrl.trainers import ULDTrainer
+
+    trainer = ULDTrainer(
+        command.env,
+        config,
+        name=command.name or command.preset,
+        run_dir=command.run_dir,
+        seed=command.seed,
+        fresh=command.fresh,
+        device=device,
+        env_workers=command.env_workers,
+        log_to=command.log,
+        progress=True,
     )
-    logging.getLogger("torchrl").setLevel(logging.WARNING)
-    trainer = ULDTrainer(env_id, config, run, seed=command.seed, device=device, progress=True)
-    if trainer.step:
-        state = "is finished" if trainer.finished else f"goes on from step {trainer.step}"
-        print(f"{run.path} {state}")
-    result = trainer.train()
-    trainer.close()
+    with closing(trainer):
+        if trainer.step:
+            state = "is finished" if trainer.finished else f"goes on from step {trainer.step}"
+            print(f"{trainer.run.path} {state}")
+        result = trainer.train()
     print(
         f"return {result.return_mean:.1f} (sd {result.return_std:.1f}, {config.run.eval_episodes} episodes) "
         f"at step {result.step} in {result.path}; next: uld eval {shlex.quote(str(result.path))}"

@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 from uld_torchrl.errors import InputError, nearest, one_of
 
+DEFAULT_ENV = "dmc/cartpole-swingup"
 Schedule = Literal["periodic", "every_step"]
 PresetName = Literal["uld", "mrq", "small", "debug"]
 
@@ -247,6 +248,25 @@ def preset(name: str) -> AgentConfig:
         256
     """
     return PRESETS[one_of("preset", name, PRESETS)]
+
+
+def check_run(config: AgentConfig) -> AgentConfig:
+    """Return ``config`` if a run with it gets beyond its random steps.
+
+    Raises:
+        InputError: it does not.
+
+    Example:
+        >>> check_run(preset("small")).run.total_steps
+        15000
+    """
+    total, random = config.run.total_steps, config.run.random_steps
+    if total > random:
+        return config
+    raise InputError(
+        f"total_steps must be greater than random_steps ({random}), got {total}: the run would end before it "
+        "learns. Raise total_steps (--total-steps), or lower random_steps (--set run.random_steps=...)."
+    )
 
 
 def to_dict(config: Any) -> dict[str, Any]:

@@ -8,11 +8,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from uld_torchrl.config import AgentConfig, override, preset
-from uld_torchrl.trainers import ULDTrainer, open_run
+from uld_torchrl.envs import EnvLike
+from uld_torchrl.trainers import ULDTrainer
 
 TINY = override(
     preset("debug"),
@@ -38,18 +40,19 @@ def tiny() -> AgentConfig:
 
 @pytest.fixture(scope="session")
 def make_trainer() -> MakeTrainer:
-    """Make a trainer in ``root``; ``run={...}`` replaces fields of the run's settings."""
+    """Make a trainer in ``root``; keywords replace fields of the run's settings."""
 
     def make(
         root: Path,
-        env_id: str = "gym/CartPole-v1",
+        env: EnvLike = "gym/CartPole-v1",
         *,
         seed: int = 0,
         config: AgentConfig = TINY,
+        options: dict[str, Any] | None = None,
         **run: int,
     ) -> ULDTrainer:
         config = dataclasses.replace(config, run=dataclasses.replace(config.run, **run))
-        return ULDTrainer(env_id, config, open_run(root, env_id, "tiny", seed, config), seed=seed)
+        return ULDTrainer(env, config, name="tiny", run_dir=root, seed=seed, **(options or {}))
 
     return make
 

@@ -8,26 +8,28 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import gymnasium
+import numpy as np
 import pytest
 import torch
+from gymnasium.spaces import Box, Dict, Discrete
 from safetensors.torch import load_file, save_file
 from tensordict import TensorDict
-from torchrl.data import Bounded, OneHot, TensorSpec, Unbounded
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
 from uld_torchrl.config import AgentConfig, preset
-from uld_torchrl.envs import make_env
+from uld_torchrl.envs import TaskSpaces, make_env
 from uld_torchrl.errors import InputError
 from uld_torchrl.trainers import Agent
-from uld_torchrl.trainers.agent import single_spec
 
 DEBUG = preset("debug")
-BOX = Bounded(torch.tensor([-1.0, -2.0]), torch.tensor([1.0, 0.5]), dtype=torch.float32)
-CHOICE = OneHot(3, dtype=torch.int64)
+BOX = Box(np.array([-1.0, -2.0]), np.array([1.0, 0.5]), dtype=np.float64)
+CHOICE = Discrete(3, start=-1)
+PARTS = Dict({"place": Box(-np.inf, 5, (2,)), "gear": Discrete(2, start=3)})
 
 
-def agent_of(spec: TensorSpec = CHOICE, config: AgentConfig = DEBUG) -> Agent:
-    return Agent.build("gym/Toy-v0", Unbounded(4), spec, config)
+def agent_of(space: gymnasium.Space[Any] = CHOICE, config: AgentConfig = DEBUG) -> Agent:
+    return Agent.build("gym/Toy-v0", TaskSpaces(PARTS, space), config)
 
 
 def act(agent: Agent, how: ExplorationType) -> torch.Tensor:
@@ -38,17 +40,19 @@ def act(agent: Agent, how: ExplorationType) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("how", [ExplorationType.DETERMINISTIC, ExplorationType.RANDOM])
-@pytest.mark.parametrize("spec", [BOX, CHOICE], ids=["box", "one-hot"])
-def test_a_loaded_agent_acts_the_same(spec: TensorSpec, how: ExplorationType, tmp_path: Path) -> None:
-    agent = agent_of(spec)
+@pytest.mark.parametrize("space", [BOX, CHOICE], ids=["box", "discrete"])
+def test_a_loaded_agent_acts_the_same(
+    space: gymnasium.Space[Any], how: ExplorationType, tmp_path: Path
+) -> None:
+    agent = agent_of(space)
     agent.save(tmp_path / "model")
     loaded = Agent.load(tmp_path / "model")
-    other = agent_of(spec)
+    other = agent_of(space)
     expected = act(agent, how)
     torch.testing.assert_close(act(loaded, how), expected, rtol=0, atol=0)
     assert not torch.equal(act(other, how), expected)  # the weights matter
-    assert (loaded.env_id, loaded.config, loaded.observation_dim) == ("gym/Toy-v0", DEBUG, 4)
-    assert loaded.action_spec.shape == spec.shape
+    assert (loaded.env_id, loaded.config, loaded.spaces) == ("gym/Toy-v0", DEBUG, TaskSpaces(PARTS, space))
+    assert (loaded.observation_space, loaded.action_space) == (PARTS, space)
     assert loaded.num_parameters == agent.num_parameters
 
 
@@ -85,10 +89,10 @@ def test_saved_files_are_the_same_each_time(tmp_path: Path) -> None:
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
 
 
-def test_an_agent_for_an_environment_has_the_specs_of_one_lane() -> None:
+def test_an_agent_for_an_environment_has_the_spaces_of_one_lane() -> None:
     agent = Agent.for_env("gym/Pendulum-v1", make_env("Pendulum-v1", num_envs=3), DEBUG)
-    assert agent.action_spec.shape == single_spec(agent.action_spec).shape == torch.Size([1])
-    assert agent.observation_dim == 3
+    raw = gymnasium.make("Pendulum-v1")
+    assert (agent.observation_space, agent.action_space) == (raw.observation_space, raw.action_space)
 
 
 def edit(**fields: Any) -> Callable[[Path], str]:
@@ -149,12 +153,12 @@ DAMAGE = {
     "empty weights": cut("model.safetensors", 0),
     "half of the weights": cut("model.safetensors", 3000),
     "another format": edit(format=99),
-    "no action": drop("action"),
-    "no observation": drop("observation_dim"),
-    "unknown kind of action": edit(action={"kind": "wheel", "size": 3}),
-    "a size that is a word": edit(observation_dim="four"),
-    "a size of zero": edit(observation_dim=0),
-    "a negative number of actions": edit(action={"kind": "one_hot", "size": -1}),
+    "no action": drop("action_space"),
+    "no observation": drop("observation_space"),
+    "unknown kind of action": edit(action_space={"type": "Wheel", "n": 3}),
+    "a space that is a word": edit(observation_space="four"),
+    "a space without numbers": edit(observation_space={"type": "Dict", "spaces": {}}),
+    "a negative number of actions": edit(action_space={"type": "Discrete", "n": -1, "start": 0}),
     "settings of another version": edit(config={"model": {"wings": 2}}),
     "settings that are a list": edit(config=[1]),
     "settings that are missing": edit(config=None),

@@ -72,6 +72,20 @@ def test_each_lane_counts_its_first_episode_and_no_more(choice: int) -> None:
     assert result.std == pytest.approx(np.std([sum(episode) for episode in played]))
 
 
+@pytest.mark.parametrize(("wanted", "rounds"), [(3, 1), (6, 2), (7, 3)])
+def test_more_episodes_than_lanes_are_played_in_rounds(wanted: int, rounds: int) -> None:
+    env = make_env("Ends-v0", num_envs=3)
+    result = evaluate(env, always(1), seed=1, episodes=wanted)
+    again = evaluate(env, always(1), seed=1, episodes=wanted)
+    assert len(result.returns) == len(result.lengths) == wanted
+    assert torch.equal(result.returns, again.returns)
+    # Whole rounds, and in each the first episode of every lane after its reset.
+    whole = evaluate(env, always(1), seed=1, episodes=3 * rounds)
+    assert torch.equal(whole.returns[:wanted], result.returns)
+    assert torch.equal(evaluate(env, always(1), seed=1).returns, result.returns[:3])
+    assert len(set(whole.returns.tolist())) > 2
+
+
 def test_one_episode_has_no_spread() -> None:
     assert Evaluation(torch.tensor([3.0]), torch.tensor([2.0])).std == 0.0
 

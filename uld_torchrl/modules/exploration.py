@@ -5,6 +5,8 @@ TorchRL's ``AdditiveGaussianModule`` refuses one-hot actions, and MR.Q adds nois
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from tensordict import TensorDictBase
 from tensordict.nn import TensorDictModuleBase
@@ -57,6 +59,12 @@ class ExplorationNoise(TensorDictModuleBase):
         low, high = (None, None) if self.discrete else action_bounds(action_spec)
         self.register_buffer("low", low)
         self.register_buffer("high", high)
+
+    def as_greedy(self) -> ExplorationNoise:
+        """Return a copy that takes the most probable action whenever it does not explore."""
+        greedy = copy.copy(self)
+        greedy.greedy = True
+        return greedy
 
     def _discrete(self, td: TensorDictBase, explore: bool) -> Tensor:
         action = td.get(self.action_key)

@@ -10,45 +10,63 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import torch
+from gymnasium.spaces import Discrete
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from tensordict import TensorDict
 from tensordict.nn import TensorDictSequential
 from torch import Tensor
 from torchrl.data import Bounded, OneHot, TensorSpec, Unbounded
 from torchrl.envs import EnvBase
+from torchrl.envs.utils import ExplorationType, set_exploration_type
 
 from uld_torchrl.config import AgentConfig, from_dict, to_dict
+from uld_torchrl.envs import (
+    TaskSpaces,
+    native_action,
+    observation_vector,
+    space_from_json,
+    space_to_json,
+    task_spaces,
+    vector_length,
+)
+from uld_torchrl.envs.spaces import check_spaces
 from uld_torchrl.errors import InputError
 from uld_torchrl.modules import make_networks, make_policy
-from uld_torchrl.modules.specs import action_bounds, is_discrete, vector_size
 from uld_torchrl.objectives import ULDLoss, make_loss
 from uld_torchrl.objectives.networks import NETWORKS
 from uld_torchrl.trainers.files import replace_text
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass
 class Agent:
     """What was learned, and what is needed to act: loss (with all networks) and policy.
 
-    ``policy`` maps ``observation`` to ``action``; it explores under ``ExplorationType.RANDOM``.
+    ``policy`` is a TensorDict module from ``observation`` (..., n) to ``action`` (..., m) in [-1, 1] or
+    one-hot, for collectors and rollouts in environments of :func:`~uld_torchrl.make_env`; it explores
+    under ``ExplorationType.RANDOM``. :meth:`predict` takes and gives what the task itself uses.
 
     Example:
-        >>> spec = Bounded(-1, 1, (2,))
-        >>> agent = Agent.build("my-task", Unbounded(3), spec)
+        >>> from gymnasium.spaces import Box
+        >>> spaces = TaskSpaces(Box(-1, 1, (3,)), Box(-2, 2, (2,)))
+        >>> agent = Agent.build("my-task", spaces)
         >>> agent.num_parameters
         3846982
+        >>> agent.predict([0.5, 0.0, -0.5]).shape
+        (2,)
     """
 
     env_id: str
     config: AgentConfig
-    observation_dim: int
-    action_spec: TensorSpec
+    spaces: TaskSpaces
     loss: ULDLoss
     policy: TensorDictSequential
 
@@ -56,37 +74,77 @@ class Agent:
     def build(
         cls,
         env_id: str,
-        observation_spec: TensorSpec,
-        action_spec: TensorSpec,
+        spaces: TaskSpaces,
         config: AgentConfig | None = None,
         device: torch.device | str = "cpu",
     ) -> Agent:
-        """Make a new agent for the specs; parameters come from torch's global generator.
+        """Make a new agent for a task's own spaces; parameters come from torch's global generator.
 
         Raises:
-            InputError: a spec of an unsupported kind.
+            InputError: a space of an unsupported kind.
         """
+        check_spaces(spaces, env_id)
         config = config or AgentConfig()
-        networks = make_networks(observation_spec, action_spec, config.model)
+        action_spec = _action_spec(spaces.action)
+        networks = make_networks(Unbounded(vector_length(spaces.observation)), action_spec, config.model)
         for module in networks.modules():
             module.to(device)
         loss = make_loss(networks, action_spec, config)
         policy = make_policy(networks, action_spec, config).to(device)
-        return cls(env_id, config, vector_size(observation_spec), action_spec, loss, policy)
+        return cls(env_id, config, spaces, loss, policy)
 
     @classmethod
     def for_env(
         cls, env_id: str, env: EnvBase, config: AgentConfig, device: torch.device | str = "cpu"
     ) -> Agent:
-        """Make a new agent for an environment of batch size [num_envs]."""
-        return cls.build(
-            env_id, env.observation_spec["observation"], single_spec(env.action_spec), config, device
-        )
+        """Make a new agent for an environment of :func:`~uld_torchrl.make_env`."""
+        return cls.build(env_id, task_spaces(env), config, device)
+
+    @property
+    def observation_space(self) -> gymnasium.Space[Any]:
+        """The task's own observation space."""
+        return self.spaces.observation
+
+    @property
+    def action_space(self) -> gymnasium.Space[Any]:
+        """The task's own action space."""
+        return self.spaces.action
 
     @property
     def num_parameters(self) -> int:
         """Number of online parameters, targets not counted."""
         return sum(tensor.numel() for tensor in self._tensors().values())
+
+    def predict(self, observation: Any, deterministic: bool = True) -> Any:
+        """Choose actions for one observation or a batch, as the task's own spaces define both.
+
+        Args:
+            observation: of ``observation_space``, or a batch of B with one more dimension in front (of
+                each part of a dict).
+            deterministic: the policy's action, for discrete tasks the most probable one, whatever
+                ``greedy_discrete_eval`` says; False adds the exploration noise of training.
+
+        Returns:
+            Of ``action_space``: an array (or integer) for one observation, an array [B, ...] for a batch.
+
+        Raises:
+            InputError: the observation does not fit, or is not finite.
+        """
+        vectors = torch.as_tensor(observation_vector(self.spaces.observation, observation))
+        td = TensorDict({"observation": vectors.to(self._device)}, batch_size=vectors.shape[:-1])
+        kind = ExplorationType.DETERMINISTIC if deterministic else ExplorationType.RANDOM
+        with torch.no_grad(), set_exploration_type(kind):
+            action = self._greedy_policy(td).get("action")
+        return native_action(self.spaces.action, action.cpu().numpy())
+
+    @cached_property
+    def _greedy_policy(self) -> TensorDictSequential:
+        *networks, noise = self.policy
+        return TensorDictSequential(*networks, noise.as_greedy())
+
+    @property
+    def _device(self) -> torch.device:
+        return self.loss.reward_scale.device
 
     def _tensors(self) -> dict[str, Tensor]:
         return {
@@ -101,8 +159,8 @@ class Agent:
         about = {
             "format": FORMAT,
             "env_id": self.env_id,
-            "observation_dim": self.observation_dim,
-            "action": _describe(self.action_spec),
+            "observation_space": space_to_json(self.spaces.observation),
+            "action_space": space_to_json(self.spaces.action),
             "config": to_dict(self.config),
         }
         tensors = {key: value.contiguous().cpu() for key, value in self._tensors().items()}
@@ -120,8 +178,10 @@ class Agent:
         """
         about = _read_json(folder / "config.json")
         try:
-            spec, config = _action_spec(about["action"]), from_dict(about["config"])
-            agent = cls.build(about["env_id"], Unbounded(about["observation_dim"]), spec, config, device)
+            spaces = TaskSpaces(
+                space_from_json(about["observation_space"]), space_from_json(about["action_space"])
+            )
+            agent = cls.build(str(about["env_id"]), spaces, from_dict(about["config"]), device)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             reason = f"{type(error).__name__}: {error}".splitlines()[0]
             raise InputError(f"{folder / 'config.json'} is not a model description ({reason}).") from error
@@ -139,29 +199,11 @@ class Agent:
             own[key].copy_(value)
 
 
-def single_spec(spec: TensorSpec) -> TensorSpec:
-    """Return the spec of one environment, (A,), from that of a batch, (num_envs, A).
-
-    Example:
-        >>> single_spec(Bounded(-1, 1, (4, 2))).shape
-        torch.Size([2])
-    """
-    while spec.ndim > 1:
-        spec = spec[0]
-    return spec
-
-
-def _describe(spec: TensorSpec) -> dict[str, Any]:
-    if is_discrete(spec):
-        return {"kind": "one_hot", "size": spec.shape[-1]}
-    low, high = action_bounds(spec)
-    return {"kind": "box", "low": low.tolist(), "high": high.tolist()}
-
-
-def _action_spec(about: Mapping[str, Any]) -> TensorSpec:
-    if about["kind"] == "one_hot":
-        return OneHot(about["size"], dtype=torch.int64)
-    return Bounded(torch.tensor(about["low"]), torch.tensor(about["high"]), dtype=torch.float32)
+def _action_spec(space: gymnasium.Space[Any]) -> TensorSpec:
+    """Return the spec of the agent's form of the actions: one-hot, or [-1, 1]."""
+    if isinstance(space, Discrete):
+        return OneHot(int(space.n), dtype=torch.int64)
+    return Bounded(-1, 1, (vector_length(space),), dtype=torch.float32)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -52,14 +52,17 @@ def evaluate(
     policy: TensorDictModuleBase,
     *,
     seed: int,
+    episodes: int | None = None,
     on_step: Callable[[EnvBase], None] | None = None,
 ) -> Evaluation:
-    """Play one episode in each lane of ``env`` without exploration.
+    """Play one episode in each lane of ``env`` without exploration, and again until there are enough.
 
     Args:
-        env: environment of batch size [episodes].
+        env: environment of batch size [num_envs].
         policy: observation -> action.
         seed: of the environments, and of a policy that samples.
+        episodes: how many are wanted; one a lane by default. Rounds are played out, so that short
+            episodes have no advantage; of the last round the first lanes count.
         on_step: called after the reset and after each step, for example to draw a frame.
 
     Returns:
@@ -73,7 +76,12 @@ def evaluate(
     ):
         torch.manual_seed(seed)
         env.set_seed(seed)
-        return _play(env, policy, on_step)
+        episodes = episodes or env.batch_size.numel()
+        rounds = [_play(env, policy, on_step) for _ in range(-(-episodes // env.batch_size.numel()))]
+    return Evaluation(
+        torch.cat([part.returns for part in rounds])[:episodes],
+        torch.cat([part.lengths for part in rounds])[:episodes],
+    )
 
 
 def _play(

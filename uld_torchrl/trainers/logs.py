@@ -1,16 +1,28 @@
-"""CSV files of a run, and the table of everything that is logged.
+"""The tables of a run, the meaning of every column, and where their rows go.
 
-Rows are flushed as they are written. On resume, rows after the restored step are cut.
+CSV files always, TensorBoard and Weights & Biases on request through TorchRL's loggers. Rows are flushed as
+they are written. On resume, CSV rows after the restored step are cut.
 """
 
 from __future__ import annotations
 
 import csv
 import io
+import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, Literal
 
+from torchrl.record.loggers.common import Logger
+from torchrl.record.loggers.tensorboard import TensorboardLogger
+from torchrl.record.loggers.wandb import WandbLogger
+
+from uld_torchrl.errors import InputError, one_of
 from uld_torchrl.trainers.files import replace_text
+from uld_torchrl.trainers.run_dir import RunDir
+
+LogTarget = Literal["tensorboard", "wandb"]
+Row = Mapping[str, float | int | None]
 
 METRICS = {
     "step": "agent steps stored so far",
@@ -52,6 +64,9 @@ TIMING = {
 }
 """Columns of timing.csv and what they mean."""
 
+LOGGED = {"train": METRICS, "eval": EVALUATION, "time": TIMING}
+"""Everything that is logged: table -> column -> meaning; elsewhere than in CSV files as <table>/<column>."""
+
 
 class CsvLog:
     """A CSV file with fixed columns that is appended to, and cut on resume.
@@ -77,7 +92,7 @@ class CsvLog:
         writer.writerows(row for row in rows if int(row["step"]) <= (keep_until or 0))
         replace_text(path, text.getvalue())
 
-    def append(self, row: Mapping[str, float | int | None]) -> None:
+    def append(self, row: Row) -> None:
         """Add one row; a missing or None value leaves its cell empty."""
         with self.path.open("a", newline="", encoding="utf-8") as file:
             csv.DictWriter(file, self.columns, restval="").writerow(row)
@@ -94,3 +109,74 @@ def read_rows(path: Path) -> list[dict[str, str]]:
 def _is_whole(row: Mapping[str, str | None]) -> bool:
     # A crash may have cut the last row.
     return None not in row.values() and str(row.get("step")).isdigit()
+
+
+class RunLog:
+    """Writes the rows of a run's tables to its CSV files, and to whatever else was asked for.
+
+    Args:
+        run: the run's directory; TensorBoard's and W&B's files go to folders in it.
+        keep_until: see :class:`CsvLog`.
+        log_to: "tensorboard", "wandb".
+
+    Raises:
+        InputError: an unknown target, or its package is not installed.
+
+    Example:
+        >>> import tempfile
+        >>> log = RunLog(RunDir(Path(tempfile.mkdtemp())))
+        >>> log.write("time", {"step": 1, "seconds": 0.5})
+    """
+
+    def __init__(
+        self, run: RunDir, *, keep_until: int | None = None, log_to: Sequence[LogTarget] = ()
+    ) -> None:
+        self._targets = [_target(name, run) for name in dict.fromkeys(log_to)]
+        paths = {"train": run.metrics, "eval": run.evaluations, "time": run.timing}
+        self._files = {
+            table: CsvLog(path, list(LOGGED[table]), keep_until=keep_until) for table, path in paths.items()
+        }
+
+    def write(self, table: str, row: Row) -> None:
+        """Append a row, which has a ``step``, to a table of ``LOGGED``."""
+        self._files[table].append(row)
+        for name, value in row.items():
+            if name != "step" and value is not None:
+                for target in self._targets:
+                    target.log_scalar(f"{table}/{name}", float(value), step=int(row["step"] or 0))
+
+    def close(self) -> None:
+        """Let TensorBoard and W&B write what they hold back."""
+        for target in self._targets:
+            _CLOSE[type(target)](target.experiment)
+
+
+def _target(name: str, run: RunDir) -> Logger:
+    one_of("log_to", name, _MAKE)
+    try:
+        return _MAKE[name](run)
+    except ImportError as error:
+        raise InputError(
+            f"log_to={name!r} needs a package that is missing ({error}): pip install 'uld-torchrl[{name}]'."
+        ) from error
+
+
+def _tensorboard(run: RunDir) -> Logger:
+    return TensorboardLogger("tensorboard", log_dir=str(run.path))
+
+
+def _wandb(run: RunDir) -> Logger:
+    folder = run.path / "wandb"
+    folder.mkdir(exist_ok=True)
+    known = folder / "id.txt"  # so that a repeated command goes on in the same W&B run
+    if not known.exists():
+        replace_text(known, secrets.token_hex(8))
+    name = "/".join(run.path.parts[-4:])
+    return WandbLogger(name, project="uld-torchrl", save_dir=run.path, id=known.read_text(encoding="utf-8"))
+
+
+_MAKE: dict[str, Any] = {"tensorboard": _tensorboard, "wandb": _wandb}
+_CLOSE: dict[type, Any] = {
+    TensorboardLogger: lambda writer: writer.close(),
+    WandbLogger: lambda session: session.finish(),
+}

@@ -6,11 +6,13 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
+import gymnasium
 import imageio
 import numpy as np
 import torch
+from torchrl.envs import EnvBase
 
-from uld_torchrl.envs import make_env, render_frame
+from uld_torchrl.envs import EnvLike, copy_env, make_env, render_frame, task_spaces
 from uld_torchrl.errors import InputError, check_seed
 from uld_torchrl.trainers.agent import Agent
 from uld_torchrl.trainers.evaluation import Evaluation, evaluate
@@ -29,7 +31,11 @@ class Playback:
 
 
 def load(path: Path | str, device: torch.device | str = "cpu") -> Agent:
-    """Load the final model of a run directory; its ``policy`` maps observations to actions.
+    """Load the agent of a finished run: ``agent.predict`` for a plain loop, ``agent.policy`` for TorchRL.
+
+    Args:
+        path: run directory, or its ``model`` folder, which may be copied elsewhere.
+        device: where the networks run.
 
     Raises:
         InputError: no such run, no model in it yet, a damaged file.
@@ -44,31 +50,63 @@ def load(path: Path | str, device: torch.device | str = "cpu") -> Agent:
 
 
 def evaluate_run(
-    path: Path, *, episodes: int = 10, seed: int = 0, video: bool = False, device: torch.device | str = "cpu"
+    path: Path | str,
+    *,
+    env: EnvLike | None = None,
+    episodes: int = 10,
+    seed: int = 0,
+    video: bool = False,
+    device: torch.device | str = "cpu",
 ) -> Playback:
     """Evaluate the final model of a run directory without exploration.
 
     Args:
         path: run directory.
+        env: what to play; by default the environment of that name. One that was passed from Python has to
+            be passed here as well. For a video its render mode must be "rgb_array".
         episodes: how many, played side by side.
         seed: of the environments.
         video: also write an mp4 of one episode, seeded the same, to ``<path>/videos``.
         device: where the networks run.
 
     Raises:
-        InputError: no such run, no model in it yet, a damaged file, no renderer.
+        InputError: no such run, no model in it yet, a damaged file, no renderer, an environment with other
+            spaces.
+
+    Example:
+        >>> import tempfile
+        >>> import uld_torchrl
+        >>> result = uld_torchrl.train("debug", "CartPole-v1", run_dir=tempfile.mkdtemp(), progress=False)
+        >>> len(evaluate_run(result.path, episodes=3).result.returns)
+        3
     """
     if episodes < 1:
         raise InputError(f"episodes must be greater than zero, got {episodes}.")
     check_seed(seed)
     agent = load(path, device)
-    with closing(make_env(agent.env_id, num_envs=episodes, device=device)) as env:
-        result = evaluate(env, agent.policy, seed=seed)
-    return Playback(agent.env_id, result, _film(agent, Path(path), seed, device) if video else None)
+    source = agent.env_id if env is None else env
+    with closing(make_env(copy_env(source), num_envs=_lanes(source, episodes), device=device)) as lanes:
+        _check_fits(agent, lanes)
+        result = evaluate(lanes, agent.policy, seed=seed, episodes=episodes)
+    return Playback(agent.env_id, result, _film(agent, source, Path(path), seed, device) if video else None)
+
+
+def _lanes(source: EnvLike, episodes: int) -> int | None:
+    return None if isinstance(source, gymnasium.vector.VectorEnv) else episodes
+
+
+def _check_fits(agent: Agent, env: EnvBase) -> None:
+    if task_spaces(env) != agent.spaces:
+        raise InputError(
+            f"env must have the spaces of {agent.env_id} as it was trained, {agent.spaces}; got "
+            f"{task_spaces(env)}."
+        )
 
 
 def _model_folder(path: Path) -> Path:
     run = RunDir(path)
+    if (path / "model.safetensors").exists():
+        return path
     if (run.model / "config.json").exists():
         return run.model
     if run.config.exists():
@@ -76,9 +114,9 @@ def _model_folder(path: Path) -> Path:
     raise InputError(f"{path} is not a run directory (it has no config.json).")
 
 
-def _film(agent: Agent, path: Path, seed: int, device: torch.device | str) -> Path:
+def _film(agent: Agent, source: EnvLike, path: Path, seed: int, device: torch.device | str) -> Path:
     frames: list[np.ndarray] = []
-    with closing(make_env(agent.env_id, num_envs=1, device=device, render=True)) as env:
+    with closing(make_env(copy_env(source), num_envs=1, device=device, render=True)) as env:
         evaluate(env, agent.policy, seed=seed, on_step=lambda env: frames.append(render_frame(env)))
     target = RunDir(path).videos / f"seed{seed}.mp4"
     target.parent.mkdir(parents=True, exist_ok=True)

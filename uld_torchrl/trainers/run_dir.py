@@ -7,10 +7,13 @@ configuration in the same directory is refused with the fields that differ.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import platform
 import re
 import subprocess
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -21,6 +24,11 @@ import torch
 from uld_torchrl.config import AgentConfig, differences, to_dict
 from uld_torchrl.errors import InputError, check_seed
 from uld_torchrl.trainers.files import replace_text
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 _PACKAGES = ("uld-torchrl", "torch", "torchrl", "tensordict", "gymnasium", "mujoco", "dm_control", "numpy")
 
@@ -105,6 +113,29 @@ def open_run(
     except OSError as error:
         raise InputError(f"the run directory below {root} cannot be written: {error}.") from error
     return run
+
+
+@contextlib.contextmanager
+def locked(run: RunDir) -> Iterator[None]:
+    """Hold the directory for this process, where the system has advisory locks (not Windows).
+
+    Raises:
+        InputError: another trainer holds it.
+    """
+    if fcntl is None:
+        yield
+        return
+    folder = os.open(run.path, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError as error:
+        raise InputError(
+            f"{run.path} is being trained by another process or trainer: wait for it, stop it, or use "
+            "--fresh for a new directory, or another --name."
+        ) from error
+    finally:
+        os.close(folder)
 
 
 def _path(root: Path, env_id: str, name: str, seed: int) -> Path:

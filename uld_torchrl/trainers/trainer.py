@@ -1,19 +1,21 @@
 """ULDTrainer: the loop of one run: act, store, update, evaluate, save.
 
 Our own and small, because ``torchrl.trainers.Trainer`` has no hook for two kinds of batches. The
-update is in ``stepper``, files are in ``run_dir``, ``logs`` and ``checkpoints``.
+update is in ``stepper``; files are in ``run_dir``, ``logs`` and ``checkpoints``; signals in ``stopping``.
 """
 
 from __future__ import annotations
 
 import random
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import numpy as np
 import torch
 from tensordict import TensorDictBase
@@ -23,16 +25,17 @@ from torchrl.envs.utils import ExplorationType, set_exploration_type
 
 from uld_torchrl.config import AgentConfig
 from uld_torchrl.data import WindowReplayBuffer, make_replay_buffer
-from uld_torchrl.envs import canonical_id, make_env
-from uld_torchrl.errors import InputError
+from uld_torchrl.envs import EnvLike, copy_env, env_name, make_env
+from uld_torchrl.errors import EnvironmentFault, InputError
 from uld_torchrl.trainers.agent import Agent
 from uld_torchrl.trainers.checkpoints import RunCheckpoints
 from uld_torchrl.trainers.evaluation import Evaluation, evaluate, stream_seed
-from uld_torchrl.trainers.logs import EVALUATION, METRICS, TIMING, CsvLog, read_rows
+from uld_torchrl.trainers.logs import LogTarget, RunLog, read_rows
 from uld_torchrl.trainers.plots import plot_learning_curve
 from uld_torchrl.trainers.progress import Progress
-from uld_torchrl.trainers.run_dir import RunDir, record_session
+from uld_torchrl.trainers.run_dir import locked, open_run, record_session
 from uld_torchrl.trainers.stepper import ULDOptimizationStepper
+from uld_torchrl.trainers.stopping import Interrupted, StopRequest
 
 # Purposes of the random streams derived from the run's seed.
 _TRAIN_ENV, _EVAL_ENV = 1, 2
@@ -56,54 +59,75 @@ class ULDTrainer:
     an agent step, ``num_envs`` a vector step. Evaluation uses environments and random streams of
     its own. Resuming is not exact yet: the open episode is cut, and marked as truncated.
 
+    The run is in ``<run_dir>/<env>/<name>/seed<k>/``, see :func:`~uld_torchrl.trainers.open_run`, which this
+    process holds until :meth:`train` ends.
+
     Args:
-        env_id: see :func:`~uld_torchrl.make_env`.
+        env: see :func:`~uld_torchrl.make_env`. A vector environment sets ``config.run.num_envs``.
         config: all settings.
-        run: directory, from :func:`~uld_torchrl.trainers.open_run`.
+        name: of the run.
+        run_dir: root of all runs.
         seed: of networks, environments, exploration and sampling.
+        fresh: take ``<name>-2``, ``<name>-3``, ... instead of an existing directory.
         device: of networks and replay buffer.
+        eval_env: what evaluation plays; by default ``env``, of an instance a copy made now.
+        env_workers: processes that step the training environments; 0: this one. The result is the same.
+        log_to: "tensorboard", "wandb": log there too.
         progress: show progress on standard error.
 
     Raises:
-        InputError: unsupported spaces, a damaged checkpoint.
+        InputError: unsupported spaces, another configuration in the directory, a damaged checkpoint, a
+            directory that another trainer holds.
 
     Example:
         >>> import tempfile
         >>> from uld_torchrl.config import preset
-        >>> from uld_torchrl.trainers import open_run
-        >>> config = preset("debug")
-        >>> run = open_run(Path(tempfile.mkdtemp()), "gym/CartPole-v1", "debug", 0, config)
-        >>> trainer = ULDTrainer("CartPole-v1", config, run)
+        >>> trainer = ULDTrainer("CartPole-v1", preset("debug"), run_dir=tempfile.mkdtemp())
         >>> trainer.train().step
         300
+        >>> trainer.close()
     """
 
     def __init__(
         self,
-        env_id: str,
+        env: EnvLike,
         config: AgentConfig,
-        run: RunDir,
         *,
+        name: str = "run",
+        run_dir: Path | str = "runs",
         seed: int = 0,
+        fresh: bool = False,
         device: torch.device | str = "cpu",
+        eval_env: EnvLike | None = None,
+        env_workers: int = 0,
+        log_to: Sequence[LogTarget] = (),
         progress: bool = False,
     ) -> None:
-        self.env_id, self.config, self.run = canonical_id(env_id), config, run
+        self.env_id = env_name(env)
+        self.config = config = _with_lanes(config, env)
         self.seed, self.device, self.show_progress = seed, torch.device(device), progress
         self.step = self.episodes = 0
         self.seconds = 0.0
-        _seed_everything(seed)
-        self.env = self._make_env(config.run.num_envs)
-        self.agent = Agent.for_env(self.env_id, self.env, config, self.device)
+        self._log_to, self._held = tuple(log_to), ExitStack()
+        self._eval_source = copy_env(env) if eval_env is None else eval_env
+        self.env = make_env(env, num_envs=config.run.num_envs, env_workers=env_workers, device=self.device)
+        try:
+            self.run = open_run(Path(run_dir), self.env_id, name, seed, config, fresh=fresh)
+            self._held.enter_context(locked(self.run))
+            self._build()
+        except BaseException:
+            self.close()
+            raise
+
+    def _build(self) -> None:
+        _seed_everything(self.seed)
+        self.agent = Agent.for_env(self.env_id, self.env, self.config, self.device)
         self.buffer = self._make_buffer()
-        self.stepper = ULDOptimizationStepper(self.agent.loss, self.buffer, config.optim)
+        self.stepper = ULDOptimizationStepper(self.agent.loss, self.buffer, self.config.optim)
         # Our replay makes no window that runs past a truncation; asking would make a GPU wait.
         self.agent.loss.check_windows = False
-        self.checkpoints = RunCheckpoints(run.checkpoints, self._components())
+        self.checkpoints = RunCheckpoints(self.run.checkpoints, self._components())
         self._resume()
-
-    def _make_env(self, num_envs: int) -> EnvBase:
-        return make_env(self.env_id, num_envs=num_envs, device=self.device)
 
     def _make_buffer(self) -> WindowReplayBuffer:
         replay, run = self.config.replay, self.config.run
@@ -119,19 +143,12 @@ class ULDTrainer:
             device=self.device,
         )
 
-    @staticmethod
-    def check_env(env_id: str) -> None:
-        """Make and drop one environment, so that a bad name leaves no run directory behind.
-
-        Raises:
-            InputError: an unknown name or unsupported spaces.
-        """
-        make_env(env_id).close()
-
     @cached_property
     def eval_env(self) -> EnvBase:
-        """The environments of evaluation, one an episode; made when first needed."""
-        return self._make_env(self.config.run.eval_episodes)
+        """The environments of evaluation, one an episode where it may choose; made when first needed."""
+        own_lanes = isinstance(self._eval_source, gymnasium.vector.VectorEnv)
+        lanes = None if own_lanes else self.config.run.eval_episodes
+        return make_env(self._eval_source, num_envs=lanes, device=self.device)
 
     # Saving and resuming
 
@@ -157,10 +174,14 @@ class ULDTrainer:
         restored = self.checkpoints.restore() is not None
         if restored:
             self.buffer.mark_newest_truncated()
-        keep = self.step if restored else None
-        self.metrics_log = CsvLog(self.run.metrics, list(METRICS), keep_until=keep)
-        self.eval_log = CsvLog(self.run.evaluations, list(EVALUATION), keep_until=keep)
-        self.timing_log = CsvLog(self.run.timing, list(TIMING), keep_until=keep)
+        elif (self.run.model / "config.json").exists():
+            raise InputError(
+                f"{self.run.path} holds a finished run whose checkpoints are gone, so it cannot go on: use "
+                "--fresh for a new directory, or another --name (`uld eval` still works)."
+            )
+        self._saved_step = self.step if restored else None
+        self.log = RunLog(self.run, keep_until=self._saved_step, log_to=self._log_to)
+        self._held.callback(self.log.close)
 
     # The loop
 
@@ -170,24 +191,46 @@ class ULDTrainer:
         return self.step >= self.config.run.total_steps
 
     def train(self) -> TrainResult:
-        """Run until ``total_steps``, save the final model and the learning curve."""
-        if not self.finished:
-            self._loop()
-            self.save()
-        self._finish()
-        return self._result()
+        """Run until ``total_steps``, save the final model and the learning curve.
+
+        Raises:
+            EnvironmentFault: an environment misbehaved; what was done before is saved.
+            Interrupted: a KeyboardInterrupt after SIGINT or SIGTERM; what was done is saved.
+        """
+        with self._held:
+            if not self.finished:
+                self._loop()
+                self.save()
+            self._finish()
+            return self._result()
 
     def _loop(self) -> None:
         record_session(self.run, self.config, self.step)
-        self._begin()
         progress = Progress(self.config.run.total_steps, self.step, enabled=self.show_progress)
         try:
-            while not self.finished:
-                self._interact()
-                self._learn()
-                progress.update(self.config.run.num_envs, self._report())
+            with StopRequest() as stop:
+                self._begin()
+                while not self.finished and stop.signum is None:
+                    self._interact()
+                    self._learn()
+                    progress.update(self.config.run.num_envs, self._report())
+        except EnvironmentFault as fault:
+            raise self._saved_before(fault) from fault
         finally:
             progress.close()
+        if stop.signum is not None and not self.finished:
+            self.save()
+            raise Interrupted(stop.signum, self.step, self.run.path)
+
+    def _saved_before(self, fault: EnvironmentFault) -> EnvironmentFault:
+        """Save, and return the fault with the step and the way on."""
+        if self.step == 0:
+            return EnvironmentFault(f"at the start: {fault}")
+        self.save()
+        return EnvironmentFault(
+            f"after step {self.step}: {fault} These {self.step} steps are saved in {self.run.path}: mend the "
+            "environment and run the same again to go on."
+        )
 
     def _begin(self) -> None:
         self.env.set_seed(stream_seed(self.seed, _TRAIN_ENV, self.step))
@@ -208,7 +251,7 @@ class ULDTrainer:
 
     def _count_returns(self, result: TensorDictBase) -> None:
         self._episode_return += result.get("reward").squeeze(-1)
-        done = result.get("done").squeeze(-1)
+        done = result.get("done").squeeze(-1) & ~self.env.seam
         if bool(done.any()):
             self._finished_returns += self._episode_return[done].tolist()
             self.episodes += int(done.sum())
@@ -241,7 +284,7 @@ class ULDTrainer:
             row["episode_return"] = float(np.mean(self._finished_returns))
         if self._latest is not None:
             row |= {name: float(value) for name, value in self._latest.items()}
-        self.metrics_log.append(row)
+        self.log.write("train", row)
         self._finished_returns = []
         self._log_time()
         shown = {
@@ -256,48 +299,62 @@ class ULDTrainer:
         elapsed = time.monotonic() - self._clock
         self.seconds += elapsed
         rate = (self.step - self._clock_step) / max(elapsed, 1e-9)
-        self.timing_log.append(
-            {"step": self.step, "seconds": round(self.seconds, 3), "steps_per_second": round(rate, 2)}
+        self.log.write(
+            "time", {"step": self.step, "seconds": round(self.seconds, 3), "steps_per_second": round(rate, 2)}
         )
         self._clock, self._clock_step = time.monotonic(), self.step
 
     def _evaluate(self) -> Evaluation:
         seed = stream_seed(self.seed, _EVAL_ENV, self.step)
-        result = evaluate(self.eval_env, self.agent.policy, seed=seed)
-        self.eval_log.append(
+        episodes = self.config.run.eval_episodes
+        result = evaluate(self.eval_env, self.agent.policy, seed=seed, episodes=episodes)
+        self.log.write(
+            "eval",
             {
                 "step": self.step,
                 "episode_return_mean": result.mean,
                 "episode_return_std": result.std,
                 "episode_length_mean": float(result.lengths.mean()),
                 "episodes": len(result.returns),
-            }
+            },
         )
         return result
 
     def save(self) -> None:
-        """Write a checkpoint."""
-        self.checkpoints.save(self.step)
+        """Write a checkpoint, unless this step has one."""
+        if self.step != self._saved_step:
+            self.checkpoints.save(self.step)
+            self._saved_step = self.step
 
     def _finish(self) -> None:
+        if self._last_evaluation().get("step") != str(self.step):
+            self._evaluate()  # an environment failed there last time
         self.agent.save(self.run.model)
         plot_learning_curve([self.run.evaluations], self.run.curve, f"{self.env_id}, seed {self.seed}")
 
+    def _last_evaluation(self) -> dict[str, str]:
+        return (read_rows(self.run.evaluations) or [{}])[-1]
+
     def _result(self) -> TrainResult:
-        rows = read_rows(self.run.evaluations)
-        if not rows:
-            raise InputError(f"{self.run.evaluations} has lost its rows; use --fresh for a new run.")
-        last = rows[-1]
+        last = self._last_evaluation()
         mean, std, length = (
             float(last[f"episode_{name}"]) for name in ("return_mean", "return_std", "length_mean")
         )
         return TrainResult(self.step, mean, std, length, self.run.path)
 
     def close(self) -> None:
-        """Free the environments."""
+        """Free the environments and the run directory."""
+        self._held.close()
         self.env.close()
         if "eval_env" in self.__dict__:
             self.eval_env.close()
+
+
+def _with_lanes(config: AgentConfig, env: EnvLike) -> AgentConfig:
+    """Return the settings with the number of environments that a vector environment has."""
+    if isinstance(env, gymnasium.vector.VectorEnv) and config.run.num_envs == 1:
+        return replace(config, run=replace(config.run, num_envs=env.num_envs))
+    return config
 
 
 def _seed_everything(seed: int) -> None:

@@ -1,0 +1,135 @@
+"""``train``: one call from settings and an environment to a trained agent on disk.
+
+The same as the command ``uld train``, for environments that exist in Python only as well.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import torch
+from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv, VectorEnv, VectorWrapper
+
+from uld_torchrl.config import DEFAULT_ENV, PRESETS, AgentConfig, PresetName, check_run, preset
+from uld_torchrl.envs import EnvLike
+from uld_torchrl.trainers.device import pick_device
+from uld_torchrl.trainers.logs import LogTarget
+from uld_torchrl.trainers.trainer import TrainResult, ULDTrainer
+
+
+def train(
+    config: AgentConfig | PresetName = "small",
+    env: EnvLike = DEFAULT_ENV,
+    *,
+    seed: int = 0,
+    name: str | None = None,
+    run_dir: Path | str = "runs",
+    fresh: bool = False,
+    device: torch.device | str = "auto",
+    eval_env: EnvLike | None = None,
+    env_workers: int = 0,
+    log_to: Sequence[LogTarget] = (),
+    progress: bool = True,
+) -> TrainResult:
+    """Train an agent; the same call again goes on where it stopped, or gives the result if it is finished.
+
+    Args:
+        config: settings, or the name of a preset.
+        env: a name such as ``"dmc/cartpole-swingup"`` or ``"CartPole-v1"``, a ``gymnasium.Env``, a function
+            that makes one, or a Gymnasium vector environment; see :func:`~uld_torchrl.make_env`. An object
+            is trained in itself, and stays open.
+        seed: of everything random in the run.
+        name: of the run; default: the preset's, or "custom".
+        run_dir: root directory; the run is in ``<run_dir>/<env>/<name>/seed<k>/``.
+        fresh: start a new run ``<name>-2``, ``-3``, ... instead of going on.
+        device: auto, cpu, cuda, cuda:<k>.
+        eval_env: what evaluation plays; by default ``env``, of an instance a copy made at the start.
+        env_workers: worker processes that step the training environments; 0: this process.
+        log_to: "tensorboard", "wandb": log there too.
+        progress: show progress on standard error.
+
+    Returns:
+        The last evaluation, and the run's directory for :func:`~uld_torchrl.load`.
+
+    Raises:
+        InputError: unusable settings, spaces or directory.
+        EnvironmentFault: the environment misbehaved; what was done before is saved.
+        KeyboardInterrupt: after Ctrl-C; what was done is saved.
+
+    Example:
+        >>> import tempfile
+        >>> import uld_torchrl
+        >>> result = uld_torchrl.train("debug", "CartPole-v1", run_dir=tempfile.mkdtemp(), progress=False)
+        >>> result.step
+        300
+        >>> agent = uld_torchrl.load(result.path)
+        >>> agent.predict([0.0, 0.1, 0.0, -0.1]) in (0, 1)
+        True
+    """
+    settings = preset(config) if isinstance(config, str) else config
+    with quiet_torchrl():
+        trainer = ULDTrainer(
+            _kept_open(env),
+            check_run(settings),
+            name=name or run_name(settings),
+            run_dir=run_dir,
+            seed=seed,
+            fresh=fresh,
+            device=pick_device(str(device)),
+            eval_env=eval_env,
+            env_workers=env_workers,
+            log_to=log_to,
+            progress=progress,
+        )
+        with closing(trainer):
+            return trainer.train()
+
+
+@contextmanager
+def quiet_torchrl() -> Iterator[None]:
+    """Silence what TorchRL tells on standard output about its storages; warnings remain.
+
+    Example:
+        >>> with quiet_torchrl():
+        ...     logging.getLogger("torchrl").isEnabledFor(logging.INFO)
+        False
+    """
+    logger = logging.getLogger("torchrl")
+    before = logger.level
+    logger.setLevel(max(before, logging.WARNING))
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
+class _KeptOpen(gymnasium.Wrapper[Any, Any, Any, Any]):
+    def close(self) -> None:
+        """Leave the environment to the one who made it."""
+
+
+class _KeptOpenVector(VectorWrapper):
+    def close(self, **_: Any) -> None:
+        """Leave the environment to the one who made it."""
+
+
+def _kept_open(env: EnvLike) -> EnvLike:
+    if isinstance(env, VectorEnv):
+        # Of Gymnasium's own only the makers are used.
+        return env if type(env) in (SyncVectorEnv, AsyncVectorEnv) else _KeptOpenVector(env)
+    return _KeptOpen(env) if isinstance(env, gymnasium.Env) else env
+
+
+def run_name(config: AgentConfig) -> str:
+    """Return the name of the preset with these settings, "custom" if there is none.
+
+    Example:
+        >>> run_name(preset("mrq"))
+        'mrq'
+    """
+    return next((name for name, settings in PRESETS.items() if settings == config), "custom")
