@@ -51,6 +51,7 @@ _HOMES = {
     "ULDOptimizationStepper": "trainers",
     "ULDTrainer": "trainers",
     "Agent": "trainers",
+    "TorchRLTrainer": "trainers",
     "evaluate_run": "trainers",
     "load": "trainers",
     "train": "trainers",
@@ -66,6 +67,7 @@ __all__ = [
     "LatentRollout",
     "PeriodicHardUpdate",
     "SubTrajectorySampler",
+    "TorchRLTrainer",
     "ULDLoss",
     "ULDOptimizationStepper",
     "ULDTrainer",
@@ -89,6 +91,7 @@ if TYPE_CHECKING:
     from uld_torchrl.objectives import PeriodicHardUpdate, ULDLoss, make_loss
     from uld_torchrl.trainers import (
         Agent,
+        TorchRLTrainer,
         ULDOptimizationStepper,
         ULDTrainer,
         evaluate_run,

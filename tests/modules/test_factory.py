@@ -34,7 +34,7 @@ from uld_torchrl.modules import (
     make_policy,
     noise_scale,
 )
-from uld_torchrl.modules.specs import action_bounds, is_discrete, vector_size
+from uld_torchrl.modules.specs import action_bounds, check_unit_bounds, is_discrete, vector_size
 
 TINY = ModelConfig(z_s_dim=8, z_a_dim=4, z_sa_dim=6, hidden_dim=8, num_bins=5)
 
@@ -165,6 +165,21 @@ def test_bounds_drop_batch_dimensions() -> None:
     for shape in ((2,), (4, 2), (3, 4, 2)):
         found = action_bounds(Bounded(low=low.expand(shape), high=high.expand(shape)))
         assert torch.equal(found[0], low) and torch.equal(found[1], high)
+
+
+@pytest.mark.parametrize(
+    ("low", "high"), [([-2.0], [2.0]), ([-1.0, -0.5], [1.0, 1.0]), ([-1.0, -1.0], [1.0, 3.0]), ([0.0], [1.0])]
+)
+def test_bounds_that_a_tanh_policy_does_not_fill_are_refused(low: list[float], high: list[float]) -> None:
+    spec = Bounded(low=torch.tensor(low), high=torch.tensor(high))
+    with pytest.raises(InputError, match=r"bounds -1 and 1, got low=\[.*ActionScaling.*make_env") as raised:
+        check_unit_bounds(spec)
+    assert f"low={low}, high={high}" in str(raised.value)
+
+
+@pytest.mark.parametrize("spec", [Bounded(-1, 1, (2,)), Bounded(-1, 1, (4, 2)), OneHot(3)])
+def test_unit_bounds_and_discrete_actions_are_not_refused(spec: TensorSpec) -> None:
+    check_unit_bounds(spec)
 
 
 def test_an_action_without_dimensions_is_refused() -> None:

@@ -19,6 +19,8 @@ from torchrl.data import TensorStorage
 class ReplayKeys:
     """The entries of a time step that are stored; all others are left out.
 
+    A key may name a nested tensordict; a subclass with more fields stores more entries.
+
     Example:
         >>> from uld_torchrl.data import ReplayKeys
         >>> ReplayKeys(observation="state", next_observation=("next", "state")).stored[0]

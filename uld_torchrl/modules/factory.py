@@ -18,7 +18,7 @@ from uld_torchrl.config import AgentConfig, ModelConfig
 from uld_torchrl.modules.encoders import LinearPredictor, StateActionEncoder, VectorEncoder
 from uld_torchrl.modules.exploration import ExplorationNoise
 from uld_torchrl.modules.policies import GumbelPolicy, TanhPolicy
-from uld_torchrl.modules.specs import is_discrete, vector_size
+from uld_torchrl.modules.specs import check_unit_bounds, is_discrete, vector_size
 from uld_torchrl.modules.value import ValueHead
 
 
@@ -70,12 +70,12 @@ def make_networks(
 
     Args:
         observation_spec: float vector (..., observation_dim).
-        action_spec: ``Bounded`` float or ``OneHot`` (..., A).
+        action_spec: ``Bounded`` float with the bounds -1 and 1, or ``OneHot`` (..., A).
         model: sizes; default :class:`~uld_torchrl.config.ModelConfig`.
         observation_key: where f reads.
 
     Raises:
-        InputError: a spec of an unsupported kind.
+        InputError: a spec of an unsupported kind, or bounds other than -1 and 1.
 
     Example:
         >>> from torchrl.data import OneHot, Unbounded
@@ -84,6 +84,7 @@ def make_networks(
         2
     """
     model = model or ModelConfig()
+    check_unit_bounds(action_spec)
     discrete, action_dim = is_discrete(action_spec), action_spec.shape[-1]
     encoder = VectorEncoder(vector_size(observation_spec), model.hidden_dim, model.z_s_dim)
     joint = StateActionEncoder(model.z_s_dim, action_dim, model.z_a_dim, model.hidden_dim, model.z_sa_dim)

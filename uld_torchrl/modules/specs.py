@@ -54,6 +54,27 @@ def action_bounds(action_spec: Bounded) -> tuple[Tensor, Tensor]:
     return low, high
 
 
+def check_unit_bounds(action_spec: TensorSpec) -> None:
+    """Refuse continuous actions that a policy ending in tanh would reach only in part, or overshoot.
+
+    Raises:
+        InputError: a bound is not -1 or 1; the message says how to scale.
+
+    Example:
+        >>> check_unit_bounds(Bounded(-1, 1, (2,)))
+    """
+    if is_discrete(action_spec):
+        return
+    low, high = action_bounds(action_spec)
+    if bool((low == -1).all() and (high == 1).all()):
+        return
+    raise InputError(
+        f"action_spec must have the bounds -1 and 1, got low={low.tolist()}, high={high.tolist()}: "
+        "the policy acts in [-1, 1]. Scale them with TransformedEnv(env, torchrl.envs.ActionScaling()), "
+        "or make the environment with uld_torchrl.make_env, which scales."
+    )
+
+
 def vector_size(observation_spec: TensorSpec) -> int:
     """Return the length of a flat float observation.
 

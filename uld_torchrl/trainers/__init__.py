@@ -1,5 +1,6 @@
 """Training: one call, the loop, the optimisation stepper, run directories, checkpoints, evaluation."""
 
+from uld_torchrl.trainers.adapter import TorchRLTrainer
 from uld_torchrl.trainers.agent import Agent
 from uld_torchrl.trainers.evaluation import Evaluation, evaluate
 from uld_torchrl.trainers.playback import evaluate_run, load
@@ -14,6 +15,7 @@ __all__ = [
     "Evaluation",
     "Interrupted",
     "RunDir",
+    "TorchRLTrainer",
     "TrainResult",
     "ULDOptimizationStepper",
     "ULDTrainer",

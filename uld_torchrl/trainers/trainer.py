@@ -1,6 +1,7 @@
 """ULDTrainer: the loop of one run: act, store, update, evaluate, save.
 
-Our own and small, because ``torchrl.trainers.Trainer`` has no hook for two kinds of batches. The
+Our own and small: ``torchrl.trainers.Trainer`` keeps every value it ever logged, shares state between
+trainers and has no evaluation (``adapter`` plugs the agent into it for those who want its hooks). The
 update is in ``stepper``; files are in ``run_dir``, ``logs`` and ``checkpoints``; signals in ``stopping``.
 """
 
