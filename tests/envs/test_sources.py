@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium.spaces import Box, Dict, Discrete
-from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorWrapper
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv, VectorWrapper
 from gymnasium.wrappers import FlattenObservation, RecordEpisodeStatistics, TimeLimit
 from torchrl.envs import TransformedEnv
 from torchrl.envs.utils import check_env_specs
@@ -96,6 +96,18 @@ def test_seeds_repeat_the_data_and_lanes_differ(kind: str) -> None:
     assert len(starts.unique(dim=0)) == 8
 
 
+def test_without_a_seed_an_instance_keeps_its_random_state_and_its_copies_do_not_share_it() -> None:
+    def begun() -> gymnasium.Env:
+        env = cart_pole()
+        env.reset(seed=1)
+        return env
+
+    expected, _ = begun().reset()
+    np.testing.assert_array_equal(make_env(begun()).reset()["observation"][0], expected)
+    lanes = make_env(begun(), num_envs=3).reset()["observation"]
+    assert len(lanes.unique(dim=0)) == 3
+
+
 def test_callables_and_instances_are_seeded_like_names() -> None:
     named = make_env("CartPole-v1", num_envs=2, seed=3).reset()["observation"]
     for env in (cart_pole, cart_pole()):
@@ -106,6 +118,7 @@ def test_callables_and_instances_are_seeded_like_names() -> None:
 def test_specs_hold(kind: str) -> None:
     env = make_env(SOURCES[kind](), num_envs=2, seed=0)
     check_env_specs(env)
+    assert env._env.reset()[0].dtype == np.float32
     assert env.batch_size == (2,) and env.action_spec.shape == (2, 2)
     assert not env.seam.any() and env.seam.shape == (2,) and env.seam.dtype == torch.bool
 
@@ -124,11 +137,12 @@ def test_a_sync_vector_env_is_taken_apart_and_left_alone() -> None:
 
 
 def test_an_async_vector_env_is_taken_apart() -> None:
-    given = AsyncVectorEnv([cart_pole], context="spawn", shared_memory=False)
+    make = partial(gymnasium.make, "CartPole-v1")  # imports nothing of ours in the new process
+    given = AsyncVectorEnv([make], context="spawn", shared_memory=False)
     try:
         assert env_name(given) == "custom/CartPoleEnv"
         env = make_env(given, seed=0)
-        assert len(env._env.envs) == 1 and copy_env(given) is given.env_fns[0]
+        assert len(env._env.envs) == 1 and copy_env(given) is make
     finally:
         given.close()
 
@@ -252,6 +266,33 @@ def test_lanes_may_differ_in_the_bounds_of_observations() -> None:
 def test_unbounded_actions_are_refused_when_it_is_made(given: Any) -> None:
     with pytest.raises(InputError, match=r"^custom/Blank has the action space .*finite lower bound"):
         make_env(given)
+
+
+def test_an_environment_without_spaces_is_refused() -> None:
+    class Bare(gymnasium.Env):
+        pass
+
+    class BareVector(VectorEnv):
+        num_envs = 2
+
+    for env, name in ((Bare(), "Bare"), (Bare, "Bare"), (BareVector(), "BareVector")):
+        with pytest.raises(InputError, match=f"^custom/{name} has the observation space None"):
+            make_env(env)
+    half = Bare()
+    half.observation_space = Discrete(2)
+    with pytest.raises(InputError, match=r"^custom/Bare has the action space None"):
+        make_env(half)
+
+
+def test_a_registered_environment_that_fails_to_be_made_is_refused() -> None:
+    gymnasium.register("Fails-v0", lambda: fails())
+    try:
+        with pytest.raises(
+            InputError, match=r"gym/Fails-v0 cannot be made: KeyError: 'licence' \(.*test_sources"
+        ):
+            make_env("Fails-v0")
+    finally:
+        del gymnasium.registry["Fails-v0"]
 
 
 def test_task_spaces_are_the_environments_own() -> None:

@@ -24,6 +24,7 @@ from uld_torchrl.envs.spaces import (
     check_spaces,
     layout,
     observation_reader,
+    task_of,
     vector_length,
 )
 from uld_torchrl.errors import InputError
@@ -109,9 +110,7 @@ class Lanes(AgentVectorEnv):
         self.envs = [maker() for maker in makers]
         self._first_lane = first_lane
         name = name or custom_name(self.envs[0])
-        tasks = {
-            lane: TaskSpaces(env.observation_space, env.action_space) for lane, env in enumerate(self.envs)
-        }
+        tasks = {lane: task_of(env) for lane, env in enumerate(self.envs)}
         super().__init__(len(self.envs), task := tasks[0], name)
         _check_distinct(self.envs, name)
         check_same_spaces(tasks, name)

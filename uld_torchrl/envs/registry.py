@@ -13,6 +13,7 @@ import gymnasium
 from gymnasium.envs.mujoco import MujocoEnv
 from gymnasium.envs.registration import EnvSpec
 
+from uld_torchrl.envs.faults import place
 from uld_torchrl.envs.rendering import renderer_needed, require_renderer
 from uld_torchrl.envs.silence import without_harmless_warnings
 from uld_torchrl.errors import InputError, nearest
@@ -82,8 +83,11 @@ def _make_gym(name: str, render: bool) -> gymnasium.Env:
         # The checker is for an environment's author, and warns. Not every environment takes render_mode.
         mode: dict[str, Any] = {"render_mode": "rgb_array"} if render else {}
         env = gymnasium.make(registered, disable_env_checker=True, **mode)
-    except (gymnasium.error.Error, ImportError, TypeError) as error:
-        raise InputError(f"gym/{name} cannot be made: {error}") from error
+    except InputError:
+        raise
+    except Exception as error:
+        what = f"{type(error).__name__}: {error}"
+        raise InputError(f"gym/{name} cannot be made: {what} ({place(error)})") from error
     if render and "rgb_array" not in env.metadata.get("render_modes", ()):
         raise InputError(f"gym/{name} cannot be drawn: it does not offer render mode 'rgb_array'.")
     if render and isinstance(env.unwrapped, MujocoEnv):

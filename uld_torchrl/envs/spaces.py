@@ -32,6 +32,18 @@ class TaskSpaces:
     action: Space[Any]
 
 
+def task_of(env: Any, prefix: str = "") -> TaskSpaces:
+    """Return the spaces of an environment, or with ``prefix`` "single_" of one lane; None if it lacks one.
+
+    Example:
+        >>> import gymnasium
+        >>> task_of(gymnasium.make_vec("CartPole-v1", 3), "single_").action
+        Discrete(2)
+    """
+    found: list[Any] = [getattr(env, f"{prefix}{kind}_space", None) for kind in ("observation", "action")]
+    return TaskSpaces(*found)
+
+
 def check_spaces(spaces: TaskSpaces, name: str) -> None:
     """Refuse spaces that the agent cannot use.
 

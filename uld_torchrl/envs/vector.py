@@ -15,7 +15,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 
 from uld_torchrl.envs.faults import as_float32, check_rewards, drawing, misbehaved, raised
 from uld_torchrl.envs.lanes import AgentVectorEnv, StepResult, check_drawable, custom_name
-from uld_torchrl.envs.spaces import TaskSpaces, action_writer, observation_reader
+from uld_torchrl.envs.spaces import action_writer, observation_reader, task_of
 from uld_torchrl.errors import EnvironmentFault, InputError
 
 
@@ -38,7 +38,7 @@ class UserVectorEnv(AgentVectorEnv):
     """
 
     def __init__(self, env: VectorEnv, name: str | None = None, render: bool = False) -> None:
-        task = TaskSpaces(env.single_observation_space, env.single_action_space)
+        task = task_of(env, "single_")
         super().__init__(env.num_envs, task, name or custom_name(env))
         if render:
             check_drawable(env.render_mode, self.name)
