@@ -11,7 +11,7 @@ import sys
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import tyro
 
@@ -25,9 +25,6 @@ from uld_torchrl.config import (
     preset,
 )
 from uld_torchrl.errors import InputError
-
-if TYPE_CHECKING:
-    import torch
 
 
 @dataclass(frozen=True)
@@ -129,8 +126,8 @@ def settings(command: Train) -> AgentConfig:
 
 def _interrupted(stop: KeyboardInterrupt, command: Command, arguments: list[str]) -> int:
     """Say what was saved and how to go on; return the exit code of that signal."""
-    again = f"; to go on from the last checkpoint: {_again(arguments)}" if isinstance(command, Train) else ""
-    print(f"uld: {stop or 'interrupted'}{again}", file=sys.stderr)
+    again = f"; to go on: {_again(arguments)}" if isinstance(command, Train) else ""
+    print(f"uld: {str(stop) or 'interrupted'}{again}", file=sys.stderr)
     return 128 + getattr(stop, "signum", signal.SIGINT)
 
 
@@ -142,15 +139,8 @@ def _again(arguments: list[str]) -> str:
 
 def _train(command: Train) -> None:
     config = check_run(settings(command))
-    from uld_torchrl.trainers.device import pick_device
-    from uld_torchrl.trainers.run import quiet_torchrl
-
-    with quiet_torchrl():
-        _run(command, config, pick_device(command.device))
-
-
-def _run(command: Train, config: AgentConfig, device: torch.device) -> None:
     from uld_torchrl.trainers import ULDTrainer
+    from uld_torchrl.trainers.device import pick_device
 
     trainer = ULDTrainer(
         command.env,
@@ -159,7 +149,7 @@ def _run(command: Train, config: AgentConfig, device: torch.device) -> None:
         run_dir=command.run_dir,
         seed=command.seed,
         fresh=command.fresh,
-        device=device,
+        device=pick_device(command.device),
         env_workers=command.env_workers,
         log_to=command.log,
         progress=True,

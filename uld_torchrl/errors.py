@@ -8,6 +8,7 @@ value given, what is allowed, how to fix it. The command line prints it and exit
 from __future__ import annotations
 
 import difflib
+import operator
 from collections.abc import Iterable
 
 
@@ -55,9 +56,12 @@ def check_seed(seed: int) -> int:
         >>> check_seed(7)
         7
     """
-    if 0 <= seed < 2**32:
-        return seed
-    raise InputError(f"seed must be from 0 to {2**32 - 1}, got {seed}.")
+    try:
+        if 0 <= operator.index(seed) < 2**32:
+            return operator.index(seed)
+    except TypeError:
+        pass
+    raise InputError(f"seed must be an integer from 0 to {2**32 - 1}, got {seed!r}.")
 
 
 def one_of(argument: str, value: str, allowed: Iterable[str]) -> str:

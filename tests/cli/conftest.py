@@ -71,6 +71,7 @@ class Uld:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            start_new_session=True,
         )
 
     def process(self, *arguments: Any, cwd: Path) -> Outcome:

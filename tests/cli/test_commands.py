@@ -6,6 +6,7 @@ Videos are in ``test_video``, refused commands in ``test_bad_input``.
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import signal
@@ -126,20 +127,34 @@ def test_ctrl_c_saves_and_says_how_to_go_on(
         assert "--name" in outcome.err.splitlines()[-1]
         again = uld(*command)
     else:
-        again = uld(*shlex.split(outcome.err.rpartition("checkpoint: uld ")[2]))
+        again = uld(*shlex.split(outcome.err.rpartition("to go on: uld ")[2]))
     assert again.code == 0
     assert "goes on from step 27" in again.out
 
 
-def test_sigterm_to_a_process(uld: Any, tmp_path: Path) -> None:
-    """A scheduler's signal, sent from outside while the run trains."""
+def test_ctrl_c_while_starting(uld: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from uld_torchrl.trainers import trainer
+
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(trainer, "make_env", interrupted)
+    outcome = uld("train", "CartPole-v1", *uld.quick, "--run-dir", tmp_path)
+    assert outcome.code == 130
+    assert outcome.err.startswith("uld: interrupted; to go on: uld train CartPole-v1")
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_sigterm_to_all_processes(workers: int, uld: Any, tmp_path: Path) -> None:
+    """A scheduler's signal, sent from outside to the process group while the run trains."""
     steps = [*uld.quick, "--total-steps", "100000", "--run-dir", "runs"]
+    steps += ["--num-envs", "2", "--env-workers", str(workers)]
     running = uld.start("train", "CartPole-v1", *steps, cwd=tmp_path)
     metrics = tmp_path / "runs/gym/CartPole-v1/debug/seed0/metrics.csv"
     while not metrics.exists() or len(metrics.read_text().splitlines()) < 3:
         assert running.poll() is None, running.stderr.read()
         threading.Event().wait(0.05)
-    running.terminate()
+    os.killpg(running.pid, signal.SIGTERM)
     _, err = running.communicate(timeout=120)
     assert running.returncode == 128 + signal.SIGTERM
     assert "saved in runs/gym/CartPole-v1/debug/seed0" in err

@@ -160,8 +160,8 @@ def test_bad_names_are_refused_with_a_way_out(env_id: str, parts: list[str]) -> 
     [
         ({"num_envs": 0}, "num_envs must be greater than zero, got 0"),
         ({"num_envs": -2}, "num_envs must be greater than zero, got -2"),
-        ({"seed": -1}, "seed must be from 0 to 4294967295, got -1"),
-        ({"seed": 2**32}, "seed must be from 0 to 4294967295, got 4294967296"),
+        ({"seed": -1}, "seed must be an integer from 0 to 4294967295, got -1"),
+        ({"seed": 2**32}, "seed must be an integer from 0 to 4294967295, got 4294967296"),
     ],
 )
 def test_bad_numbers_are_refused(arguments: dict[str, int], message: str) -> None:

@@ -72,6 +72,32 @@ def test_tensorboard_gets_every_number(tmp_path: Path, make_trainer: Make) -> No
         assert [value for _, value in found[tag]] == pytest.approx(values, rel=1e-6)  # float32
 
 
+def test_tensorboard_drops_what_a_resumed_run_writes_anew(
+    tmp_path: Path, make_trainer: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("tensorboard", reason="install uld-torchrl[tensorboard]")
+    killed = make_trainer(tmp_path, options={"log_to": ["tensorboard"]})
+    evaluate = killed._evaluate
+
+    def die_at_the_end() -> Any:
+        if killed.finished:
+            raise MemoryError
+        return evaluate()
+
+    monkeypatch.setattr(killed, "_evaluate", die_at_the_end)
+    with pytest.raises(MemoryError):
+        killed.train()
+    killed.close()
+    assert len(read_rows(killed.run.metrics)) == 4  # and the checkpoint is that of step 20
+    trainer = make_trainer(tmp_path, options={"log_to": ["tensorboard"]})
+    trainer.train()
+    trainer.close()
+    steps = {tag: [step for step, _ in points] for tag, points in in_csv(trainer.run.path).items()}
+    found = {tag: [step for step, _ in points] for tag, points in in_tensorboard(trainer.run.path).items()}
+    assert {tag: points for tag, points in found.items() if points} == steps
+    assert found["train/loss_actor"] == [20, 30, 40]
+
+
 def test_wandb_gets_every_number(tmp_path: Path, make_trainer: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """With W&B itself in offline mode, its calls recorded."""
     wandb = pytest.importorskip("wandb", reason="install uld-torchrl[wandb]")
@@ -109,13 +135,19 @@ def test_wandb_gets_every_number(tmp_path: Path, make_trainer: Make, monkeypatch
 def test_a_missing_package_is_named_with_its_extra(
     target: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from torchrl.record.loggers import tensorboard, wandb
+    from torchrl.record.loggers import wandb
 
-    monkeypatch.setattr(tensorboard, "_has_tb", False)
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
     monkeypatch.setattr(wandb, "_has_wandb", False)
     with pytest.raises(InputError, match=rf"pip install 'uld-torchrl\[{target}\]'"):
         RunLog(RunDir(tmp_path), log_to=[target])
     assert not (tmp_path / "metrics.csv").exists()
+
+
+def test_one_target_may_be_named_without_a_list(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard", reason="install uld-torchrl[tensorboard]")
+    RunLog(RunDir(tmp_path), log_to="tensorboard").close()  # type: ignore[arg-type]
+    assert list(tmp_path.glob("tensorboard/events.*"))
 
 
 def test_an_unknown_target_is_refused(tmp_path: Path) -> None:

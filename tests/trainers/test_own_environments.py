@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium
 import numpy as np
@@ -16,10 +16,11 @@ import pytest
 import torch
 from gymnasium.spaces import Box, Dict, Discrete
 from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
-from gymnasium.wrappers import RecordEpisodeStatistics, TimeLimit
+from gymnasium.wrappers import NormalizeObservation, RecordEpisodeStatistics, TimeLimit
 
 import uld_torchrl
-from uld_torchrl.config import AgentConfig
+from uld_torchrl.config import AgentConfig, override
+from uld_torchrl.envs import copy_env
 from uld_torchrl.errors import InputError
 from uld_torchrl.trainers import ULDTrainer
 from uld_torchrl.trainers.logs import read_rows
@@ -223,16 +224,84 @@ def test_wrappers_see_all_of_training_and_nothing_of_evaluation(tmp_path: Path, 
     assert env.step(0)[1] == 1.0
 
 
-def test_an_object_is_not_closed_by_train(tmp_path: Path, tiny: AgentConfig) -> None:
-    closed = []
+class Door(Diary):
+    """Keeps a list of all there are, and of those that were closed."""
 
-    class Door(Diary):
-        def close(self) -> None:
-            closed.append(id(self))
+    made: ClassVar[list[Door]] = []
 
-    env = Door()
-    uld_torchrl.train(tiny, env, run_dir=tmp_path, progress=False)
-    assert id(env) not in closed
+    def __init__(self) -> None:
+        super().__init__()
+        self.made.append(self)
+        self.closed = False
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Door:
+        return Door()
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def test_objects_stay_open_and_their_copies_are_closed(tmp_path: Path, tiny: AgentConfig) -> None:
+    Door.made.clear()
+    env, judge = Door(), Door()
+    config = override(tiny, ["run.num_envs=2"])
+    uld_torchrl.train(config, env, eval_env=judge, run_dir=tmp_path, progress=False)
+    assert len(Door.made) == 3  # one more lane
+    assert [door.closed for door in Door.made] == [False, False, True]
+    uld_torchrl.train(tiny, Door(), run_dir=tmp_path, name="alone", progress=False)
+    assert [door.closed for door in Door.made[3:]] == [False, True]
+
+
+def test_other_classes_or_wrappers_do_not_share_a_run(tmp_path: Path, tiny: AgentConfig) -> None:
+    uld_torchrl.train(tiny, Diary, run_dir=tmp_path, progress=False)
+    with pytest.raises(InputError, match=r"another configuration \(task.layers.*TimeLimit"):
+        uld_torchrl.train(tiny, lambda: TimeLimit(Diary(), 3), run_dir=tmp_path, progress=False)
+    other = type("Diary", (Named,), {})  # the same name, other spaces
+    with pytest.raises(InputError, match=r"another configuration .*task.observation_space"):
+        uld_torchrl.train(tiny, other, run_dir=tmp_path, progress=False)
+
+
+@pytest.mark.parametrize("episodes", [1, 3])
+def test_one_object_for_training_and_evaluation_is_refused(
+    episodes: int, tmp_path: Path, tiny: AgentConfig
+) -> None:
+    env = Diary()
+    config = override(tiny, [f"run.eval_episodes={episodes}"])
+    for given, judge in ((lambda: env, None), (env, env)):
+        with pytest.raises(InputError, match="same environment"):
+            uld_torchrl.train(config, given, eval_env=judge, run_dir=tmp_path, progress=False)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_evaluation_of_another_task_is_refused(tmp_path: Path, make_trainer: Make) -> None:
+    with pytest.raises(InputError, match="eval_env must have the spaces of env"):
+        make_trainer(tmp_path, Diary, options={"eval_env": "CartPole-v1"})
+    assert not list(tmp_path.iterdir())
+
+
+def test_windows_of_one_record_would_hold_the_steps_between_episodes(
+    tmp_path: Path, tiny: AgentConfig
+) -> None:
+    config = override(tiny, ["loss.horizon=1", "loss.n_steps=1"])
+    env = gymnasium.make_vec("CartPole-v1", num_envs=2, vectorization_mode="vector_entry_point")
+    with pytest.raises(InputError, match=r"horizon must be at least 2 .*NEXT_STEP"):
+        uld_torchrl.train(config, env, run_dir=tmp_path, progress=False)
+
+
+def test_what_a_wrapper_learns_is_warned_of(
+    tmp_path: Path, make_trainer: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    make_trainer(tmp_path, lambda: NormalizeObservation(Diary())).close()
+    (record,) = (record for record in caplog.records if "statistics" in record.message)
+    assert "NormalizeObservation" in record.message
+
+
+def test_a_copy_that_is_made_anew_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    copy_env(gymnasium.make("Reacher-v5"))
+    assert "copied by making it again" in caplog.text
+    caplog.clear()
+    copy_env(Diary())
+    assert caplog.text == ""
 
 
 def test_evaluation_plays_what_it_is_given(tmp_path: Path, make_trainer: Make) -> None:
@@ -265,3 +334,36 @@ def test_the_seed_decides_also_for_objects(tmp_path: Path, make_trainer: Make) -
     for key, value in tables[0].items():
         np.testing.assert_array_equal(value, tables[1][key])
     assert not np.array_equal(tables[0]["now"], tables[2]["now"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"config": None}, "config must be an AgentConfig or the name of a preset, got None"),
+        ({"config": "tiny"}, "preset must be one of"),
+        ({"seed": 1.5}, "seed must be an integer from 0 to 4294967295, got 1.5"),
+        ({"seed": "a"}, "seed must be an integer"),
+        ({"device": "gpu"}, "device must be one of"),
+        ({"env": 3}, "env must be a name such as"),
+    ],
+)
+def test_wrong_arguments_of_train(arguments: dict[str, Any], words: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=words):
+        uld_torchrl.train(**{"config": "debug", "env": "CartPole-v1", "run_dir": tmp_path, **arguments})
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_older_model_of_a_run_that_goes_on_is_warned_of(
+    tmp_path: Path, make_trainer: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = make_trainer(tmp_path)
+    first.train()
+    first.close()
+    uld_torchrl.load(first.run.path)
+    assert "goes on to" not in caplog.text
+    longer = make_trainer(tmp_path, total_steps=60)
+    longer._evaluate = longer.close  # type: ignore[method-assign,assignment]
+    with pytest.raises(AttributeError):  # it ends there
+        longer.train()
+    uld_torchrl.load(first.run.path)
+    assert "is that of step 40; the run goes on to 60" in caplog.text

@@ -102,6 +102,16 @@ def test_a_discrete_answer_is_the_most_probable_also_where_evaluation_samples(na
     assert len(by_policy(agent, np.ones((300, 3))).unique(dim=0)) == (1 if name == "uld" else 3)
 
 
+def test_tensors_are_taken_as_arrays_are() -> None:
+    agent = agent_of(WHEEL, PARTS)
+    expected = agent.predict({"gear": 2, "place": [1.0, 2.0, 3.0]})
+    for place in (
+        torch.tensor([1.0, 2.0, 3.0], requires_grad=True),
+        torch.tensor([1.0, 2.0, 3.0], dtype=torch.bfloat16),
+    ):
+        np.testing.assert_array_equal(agent.predict({"gear": torch.tensor(2), "place": place}), expected)
+
+
 BAD: dict[str, tuple[Any, Any, list[str]]] = {
     "too short": (PLACE, [1.0, 2.0], ["(3,)", "(2,)"]),
     "too many dimensions": (PLACE, np.zeros((2, 2, 3)), ["(3,)", "(2, 2, 3)"]),

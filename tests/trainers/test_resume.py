@@ -192,6 +192,7 @@ def test_a_finished_run_only_says_its_result(
     result = trainer.train()
     last = read_rows(run_path(copied) / "eval.csv")[-1]
     assert (result.step, result.return_mean) == (40, float(last["episode_return_mean"]))
+    assert result.started_from == 40
     after = all_bytes(copied)
     assert after.keys() == before.keys()
     different = {Path(name).name for name in after if after[name] != before[name]}

@@ -23,7 +23,8 @@ def opened(root: Path, config: AgentConfig = DEBUG, **options: bool) -> RunDir:
 def test_layout(tmp_path: Path) -> None:
     run = opened(tmp_path / "new" / "root")
     assert run.path == tmp_path / "new" / "root" / "dmc" / "cartpole-swingup" / "mine" / "seed3"
-    assert json.loads(run.config.read_text()) == {"env_id": ENV, "seed": 3, "config": to_dict(DEBUG)}
+    started = {"env_id": ENV, "task": {}, "seed": 3, "config": to_dict(DEBUG)}
+    assert json.loads(run.config.read_text()) == started
     names = {
         "config": "config.json",
         "metrics": "metrics.csv",

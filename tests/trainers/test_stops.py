@@ -51,7 +51,7 @@ class Fragile(gymnasium.Env):
 
     def misbehave(self, observation: np.ndarray, reward: float) -> tuple[Any, Any]:
         if self.what == "raise in step":
-            raise ZeroDivisionError("the wheel came off")
+            raise ZeroDivisionError("the wheel\n came off")
         changed = {
             "NaN observation": (np.array([0.0, np.nan], np.float32), reward),
             "infinite observation": (np.array([-np.inf, 0.0], np.float32), reward),
@@ -139,6 +139,24 @@ def test_a_fault_in_the_last_evaluation_costs_only_that(tmp_path: Path, make_tra
     again.close()
     assert (result.step, result.return_mean) == (40, 6.0)
     assert again.stepper.updates == 30
+
+
+def test_divergence_names_step_and_run(tmp_path: Path, make_trainer: Make) -> None:
+    trainer = make_trainer(tmp_path)
+    learn = trainer._learn
+
+    def diverged() -> None:
+        if trainer.step == 27:
+            for parameter in trainer.agent.loss.qvalue_network_params.parameters():
+                parameter.data.fill_(float("nan"))
+        learn()
+
+    trainer._learn = diverged  # type: ignore[method-assign]
+    with pytest.raises(InputError, match=r"after step 27 of .*CartPole.*training has diverged"):
+        trainer.train()
+    trainer.close()
+    names = sorted(path.name for path in trainer.run.checkpoints.glob("step-*"))
+    assert names == ["step-000000000020"]  # the last good one
 
 
 def interrupt_at(trainer: ULDTrainer, step: int, signum: signal.Signals, times: int = 1) -> None:

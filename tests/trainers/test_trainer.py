@@ -18,7 +18,7 @@ from tensordict import TensorDict
 from torchrl.envs.utils import ExplorationType, exploration_type, set_exploration_type
 
 from uld_torchrl.config import AgentConfig, override, preset, to_dict
-from uld_torchrl.envs import make_env
+from uld_torchrl.envs import make_env, task_spaces, task_to_json
 from uld_torchrl.trainers import ULDOptimizationStepper, ULDTrainer
 from uld_torchrl.trainers.logs import EVALUATION, METRICS, TIMING, read_rows
 
@@ -55,7 +55,10 @@ def test_a_run_leaves_the_documented_files(env_id: str, tmp_path: Path, make_tra
     }
     assert {entry.name for entry in (path / "model").iterdir()} == {"config.json", "model.safetensors"}
     started = json.loads((path / "config.json").read_text())
-    assert started == {"env_id": env_id, "seed": 0, "config": to_dict(config)}
+    spaces = task_to_json(task_spaces(make_env(env_id)))
+    task = {"layers": [], **spaces}
+    assert started == {"env_id": env_id, "task": task, "seed": 0, "config": to_dict(config)}
+    assert result.started_from == 0
     for name, columns in (("metrics", METRICS), ("eval", EVALUATION), ("timing", TIMING)):
         with (path / f"{name}.csv").open(newline="") as file:
             assert next(csv.reader(file)) == list(columns)

@@ -13,10 +13,15 @@ from typing import TYPE_CHECKING, Any
 from uld_torchrl.envs.rendering import choose_renderer, renderer_needed
 
 if TYPE_CHECKING:
-    from uld_torchrl.envs.make import make_env, render_frame, task_spaces
+    from uld_torchrl.envs.make import make_env, render_frame, share_environments, task_spaces
     from uld_torchrl.envs.registry import canonical_id
-    from uld_torchrl.envs.sources import EnvLike, copy_env, env_name
-    from uld_torchrl.envs.space_json import space_from_json, space_to_json
+    from uld_torchrl.envs.sources import EnvLike, copy_env, describe_env, env_name
+    from uld_torchrl.envs.space_json import (
+        space_from_json,
+        space_to_json,
+        task_from_json,
+        task_to_json,
+    )
     from uld_torchrl.envs.spaces import TaskSpaces, native_action, observation_vector, vector_length
 
 # MuJoCo reads MUJOCO_GL while it is being imported, and fails there if the renderer is broken.
@@ -27,14 +32,18 @@ _HOMES = {
     "TaskSpaces": "spaces",
     "canonical_id": "registry",
     "copy_env": "sources",
+    "describe_env": "sources",
     "env_name": "sources",
     "make_env": "make",
     "native_action": "spaces",
     "observation_vector": "spaces",
     "render_frame": "make",
+    "share_environments": "make",
     "space_from_json": "space_json",
     "space_to_json": "space_json",
+    "task_from_json": "space_json",
     "task_spaces": "make",
+    "task_to_json": "space_json",
     "vector_length": "spaces",
 }
 __all__ = [
@@ -43,14 +52,18 @@ __all__ = [
     "canonical_id",
     "choose_renderer",
     "copy_env",
+    "describe_env",
     "env_name",
     "make_env",
     "native_action",
     "observation_vector",
     "render_frame",
+    "share_environments",
     "space_from_json",
     "space_to_json",
+    "task_from_json",
     "task_spaces",
+    "task_to_json",
     "vector_length",
 ]
 

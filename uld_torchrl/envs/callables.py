@@ -13,7 +13,7 @@ from typing import Any
 import gymnasium
 from gymnasium.vector import VectorEnv
 
-from uld_torchrl.envs.faults import place
+from uld_torchrl.envs.faults import one_line, place
 from uld_torchrl.envs.lanes import Maker
 from uld_torchrl.errors import InputError
 
@@ -51,7 +51,8 @@ def _call(make: Callable[[], Any]) -> gymnasium.Env:
         raise
     except Exception as error:
         raise InputError(
-            f"env: the callable {_label(make)} raised {type(error).__name__}: {error} ({place(error)})."
+            f"env: the callable {_label(make)} raised {type(error).__name__}: {one_line(error)} "
+            f"({place(error)})."
         ) from error
     if isinstance(env, gymnasium.Env):
         return env

@@ -35,6 +35,16 @@ def place(error: BaseException) -> str:
     return f"{frames[-1].filename}:{frames[-1].lineno}" if frames else "unknown place"
 
 
+def one_line(error: BaseException) -> str:
+    r"""Return an exception's message with its line breaks and runs of spaces made single spaces.
+
+    Example:
+        >>> one_line(ValueError("first\n  second"))
+        'first second'
+    """
+    return " ".join(str(error).split())
+
+
 def raised(where: str, call: str, error: Exception) -> EnvironmentFault:
     """Return the fault for an exception that ``call``, such as ``step()``, has raised.
 
@@ -43,8 +53,8 @@ def raised(where: str, call: str, error: Exception) -> EnvironmentFault:
         EnvironmentFault("custom/Maze, lane 0: step() raised KeyError: 'wall' (unknown place). ...
     """
     return EnvironmentFault(
-        f"{where}: {call} raised {type(error).__name__}: {error} ({place(error)}). Mend the environment, and "
-        "try it on its own with actions drawn from its action_space."
+        f"{where}: {call} raised {type(error).__name__}: {one_line(error)} ({place(error)}). Mend "
+        "the environment, and try it on its own with actions drawn from its action_space."
     )
 
 

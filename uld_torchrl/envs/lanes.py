@@ -73,6 +73,14 @@ class AgentVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
 
+    has_seams = False
+    """Whether there can be steps between two episodes."""
+
+    @property
+    def objects(self) -> Sequence[Any]:
+        """The environments of this process that are stepped."""
+        return ()
+
     def draw(self) -> np.ndarray:
         """Draw the first lane, uint8 [height, width, 3]."""
         raise NotImplementedError
@@ -119,6 +127,11 @@ class Lanes(AgentVectorEnv):
         self.render_mode = self.envs[0].render_mode
         self._lanes = [_Lane(env, self._where(lane), task) for lane, env in enumerate(self.envs)]
         self._rows = np.zeros((self.num_envs, vector_length(task.observation)), np.float64)
+
+    @property
+    def objects(self) -> Sequence[Any]:
+        """The environments, one a lane."""
+        return self.envs
 
     def _where(self, lane: int) -> str:
         return f"{self.name}, lane {self._first_lane + lane}"

@@ -95,6 +95,20 @@ def task_spaces(env: EnvBase) -> TaskSpaces:
     return _vector_env(env).task
 
 
+def share_environments(first: EnvBase, second: EnvBase) -> bool:
+    """Return whether two environments of :func:`make_env` step one and the same object.
+
+    Example:
+        >>> env = gymnasium.make("CartPole-v1")
+        >>> share_environments(make_env(env), make_env(env))
+        True
+        >>> share_environments(make_env("CartPole-v1"), make_env("CartPole-v1"))
+        False
+    """
+    ids = [{id(env.unwrapped) for env in _vector_env(each).objects} for each in (first, second)]
+    return bool(ids[0] & ids[1])
+
+
 def render_frame(env: EnvBase) -> np.ndarray:
     """Draw the first lane of an environment made with ``render=True``: uint8 [height, width, 3].
 
@@ -145,6 +159,11 @@ class _GymLanes(GymWrapper):
             tensordict = tensordict.select("_reset", strict=False).cpu()
             tensordict = None if tensordict.is_empty() else tensordict
         return super()._reset(tensordict, **kwargs)
+
+    @property
+    def has_seams(self) -> bool:
+        """Whether there can be steps between two episodes (NEXT_STEP)."""
+        return self._env.has_seams
 
     @property
     def seam(self) -> torch.Tensor:

@@ -7,18 +7,23 @@ Nothing is stepped here.
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeAlias
 
 import gymnasium
+from gymnasium.utils import EzPickle
 from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv, VectorEnv
 
 from uld_torchrl.envs.callables import maker_of
 from uld_torchrl.envs.lanes import Maker, custom_name
 from uld_torchrl.envs.registry import canonical_id, make_registered, registered_spec
+from uld_torchrl.envs.silence import without_harmless_warnings
 from uld_torchrl.errors import InputError
+
+_LOG = logging.getLogger(__name__)
 
 EnvLike: TypeAlias = str | gymnasium.Env | VectorEnv | Callable[[], gymnasium.Env]
 """A name, an environment, a vector environment, or a callable without arguments that makes one."""
@@ -45,22 +50,46 @@ def env_name(env: EnvLike) -> str:
         >>> env_name("CartPole-v1"), env_name(gymnasium.make("CartPole-v1"))
         ('gym/CartPole-v1', 'custom/CartPoleEnv')
     """
+    return describe_env(env)[0]
+
+
+def describe_env(env: EnvLike) -> tuple[str, list[str]]:
+    """Return the name of an environment and, of an object, the classes it is made of, wrappers first.
+
+    Raises:
+        InputError: ``env`` is of another kind, or its callable fails.
+
+    Example:
+        >>> describe_env(lambda: gymnasium.wrappers.TimeLimit(gymnasium.make("CartPole-v1").unwrapped, 9))
+        ('custom/CartPoleEnv', ['gymnasium...TimeLimit', 'gymnasium...CartPoleEnv'])
+    """
     if isinstance(env, str):
-        return canonical_id(env)
+        return canonical_id(env), []
     if isinstance(env, VectorEnv):
-        return _vector_name(env)
+        return _describe_vector(env)
     if isinstance(env, gymnasium.Env):
-        return custom_name(env)
+        return custom_name(env), _layers(env)
     made = maker_of(env)()
     made.close()
-    return custom_name(made)
+    return custom_name(made), _layers(made)
 
 
-def _vector_name(env: VectorEnv) -> str:
+def _describe_vector(env: VectorEnv) -> tuple[str, list[str]]:
     inner = env.unwrapped
     if isinstance(inner, SyncVectorEnv):
-        return custom_name(inner.envs[0])
-    return env_name(inner.env_fns[0]) if isinstance(inner, AsyncVectorEnv) else custom_name(inner)
+        name, layers = describe_env(inner.envs[0])
+    elif isinstance(inner, AsyncVectorEnv):
+        name, layers = describe_env(inner.env_fns[0])
+    else:
+        return custom_name(inner), _layers(env)
+    return name, layers if is_plain_vector(env) else [*_layers(env), *layers]
+
+
+def _layers(env: Any) -> list[str]:
+    layers = [f"{type(env).__module__}.{type(env).__qualname__}"]
+    while (env := vars(env).get("env")) is not None:
+        layers.append(f"{type(env).__module__}.{type(env).__qualname__}")
+    return layers
 
 
 def copy_env(env: EnvLike) -> EnvLike:
@@ -103,8 +132,15 @@ def deep_copy(env: Any) -> Any:
         >>> deep_copy(env).unwrapped is env.unwrapped
         False
     """
+    if isinstance(env.unwrapped, EzPickle):
+        _LOG.warning(
+            "%s is copied by making it again with its arguments: what was changed in it since then is not in "
+            "the copy. Pass a callable that makes it as you want it.",
+            custom_name(env),
+        )
     try:
-        return copy.deepcopy(env)
+        with without_harmless_warnings():
+            return copy.deepcopy(env)
     except Exception as error:
         raise InputError(
             f"env: {custom_name(env)} cannot be copied ({type(error).__name__}: {error}). For several "

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from gymnasium.spaces import Box, Dict, Discrete, Space
 
-from uld_torchrl.envs.spaces import MAX_LENGTH
+from uld_torchrl.envs.spaces import MAX_LENGTH, TaskSpaces
 from uld_torchrl.errors import InputError
 
 _FLOATS = ("float16", "float32", "float64")
@@ -165,3 +165,31 @@ def _bad(where: str, wanted: str, given: Any) -> InputError:
     text = repr(given)
     text = text if len(text) < 100 else f"{text[:97]}..."
     return InputError(f"{where} must be {wanted}; got {text}.")
+
+
+def task_to_json(task: TaskSpaces) -> dict[str, Any]:
+    """Return both spaces of a task as JSON data.
+
+    Example:
+        >>> sorted(task_to_json(TaskSpaces(Discrete(2), Discrete(3))))
+        ['action_space', 'observation_space']
+    """
+    return {
+        "observation_space": space_to_json(task.observation),
+        "action_space": space_to_json(task.action),
+    }
+
+
+def task_from_json(data: Any) -> TaskSpaces:
+    """Return the task's spaces from what :func:`task_to_json` gave; other entries are left alone.
+
+    Raises:
+        InputError: an entry is missing or malformed.
+
+    Example:
+        >>> task_from_json(task_to_json(TaskSpaces(Discrete(2), Discrete(3)))).action
+        Discrete(3)
+    """
+    if not isinstance(data, dict) or not {"observation_space", "action_space"} <= data.keys():
+        raise InputError("expected the entries observation_space and action_space.")
+    return TaskSpaces(space_from_json(data["observation_space"]), space_from_json(data["action_space"]))

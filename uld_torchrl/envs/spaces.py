@@ -212,7 +212,9 @@ def _discrete_reader(space: Discrete, name: str) -> Reader:
     def read(observation: Any, lead: tuple[int, ...]) -> np.ndarray:
         values = _array(observation, None, name, ())
         if values.shape != lead or values.dtype.kind not in "iu":
-            raise _misfit(name, "one integer, shape ()", f"{values.dtype} of shape {values.shape}")
+            raise _misfit(
+                name, "one integer, shape ()", f"{values.dtype}, shape {values.shape}, batch {lead}"
+            )
         if ((values < choices[0]) | (values > choices[-1])).any():
             raise _misfit(name, f"an integer from {choices[0]} to {choices[-1]}", f"{values}")
         return (choices == values[..., None]).astype(np.float64)

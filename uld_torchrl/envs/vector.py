@@ -7,7 +7,7 @@ cannot be avoided; it comes out as a truncated step of reward 0, and ``seam`` na
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -44,10 +44,16 @@ class UserVectorEnv(AgentVectorEnv):
             check_drawable(env.render_mode, self.name)
         self.render_mode = env.render_mode
         self._user, self._mode = env, _autoreset_mode(env, self.name)
+        self.has_seams = self._mode is AutoresetMode.NEXT_STEP
         self._read, self._native = observation_reader(task.observation), action_writer(task.action)
         # What the environment said, and what was handed out: after a seam only the latter has ended.
         self._user_ended, self._ended = np.zeros((2, self.num_envs), np.bool_)
         self._now = np.zeros(self.observation_space.shape or (), np.float64)
+
+    @property
+    def objects(self) -> Sequence[Any]:
+        """The user's environment."""
+        return (self._user,)
 
     def _where(self, lane: int) -> str:
         return f"{self.name}, lane {lane}"

@@ -210,7 +210,8 @@ def _stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
 
 def serve() -> None:
     """Run a worker: make lanes, then answer commands until standard input closes."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    for number in (signal.SIGINT, signal.SIGTERM):  # sent to the whole group, and the parent's to handle
+        signal.signal(number, signal.SIG_IGN)
     commands, replies = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     # What environments print goes to standard error, and they read nothing.
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)

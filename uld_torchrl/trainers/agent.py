@@ -31,9 +31,9 @@ from uld_torchrl.envs import (
     TaskSpaces,
     native_action,
     observation_vector,
-    space_from_json,
-    space_to_json,
+    task_from_json,
     task_spaces,
+    task_to_json,
     vector_length,
 )
 from uld_torchrl.envs.spaces import check_spaces
@@ -130,7 +130,7 @@ class Agent:
         Raises:
             InputError: the observation does not fit, or is not finite.
         """
-        vectors = torch.as_tensor(observation_vector(self.spaces.observation, observation))
+        vectors = torch.as_tensor(observation_vector(self.spaces.observation, _as_arrays(observation)))
         td = TensorDict({"observation": vectors.to(self._device)}, batch_size=vectors.shape[:-1])
         kind = ExplorationType.DETERMINISTIC if deterministic else ExplorationType.RANDOM
         with torch.no_grad(), set_exploration_type(kind):
@@ -153,14 +153,19 @@ class Agent:
             for key, value in getattr(self.loss, f"{name}_params").data.flatten_keys(".").items()
         }
 
-    def save(self, folder: Path) -> None:
-        """Write ``config.json`` and ``model.safetensors`` (online parameters) to ``folder``."""
+    def save(self, folder: Path, *, step: int | None = None) -> None:
+        """Write ``config.json`` and ``model.safetensors`` (online parameters) to ``folder``.
+
+        Args:
+            folder: is made if need be.
+            step: agent steps of training, noted in the description.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         about = {
             "format": FORMAT,
+            "step": step,
             "env_id": self.env_id,
-            "observation_space": space_to_json(self.spaces.observation),
-            "action_space": space_to_json(self.spaces.action),
+            **task_to_json(self.spaces),
             "config": to_dict(self.config),
         }
         tensors = {key: value.contiguous().cpu() for key, value in self._tensors().items()}
@@ -178,10 +183,8 @@ class Agent:
         """
         about = _read_json(folder / "config.json")
         try:
-            spaces = TaskSpaces(
-                space_from_json(about["observation_space"]), space_from_json(about["action_space"])
-            )
-            agent = cls.build(str(about["env_id"]), spaces, from_dict(about["config"]), device)
+            spaces, config = task_from_json(about), from_dict(about["config"])
+            agent = cls.build(str(about["env_id"]), spaces, config, device)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             reason = f"{type(error).__name__}: {error}".splitlines()[0]
             raise InputError(f"{folder / 'config.json'} is not a model description ({reason}).") from error
@@ -197,6 +200,16 @@ class Agent:
         _check_tensors(path, stored, own)
         for key, value in stored.items():
             own[key].copy_(value)
+
+
+def _as_arrays(observation: Any) -> Any:
+    """Return tensors, also those in a dict, as arrays."""
+    if isinstance(observation, Mapping):
+        return {key: _as_arrays(part) for key, part in observation.items()}
+    if not isinstance(observation, Tensor):
+        return observation
+    observation = observation.detach().cpu()
+    return (observation.double() if observation.is_floating_point() else observation).numpy()
 
 
 def _action_spec(space: gymnasium.Space[Any]) -> TensorSpec:

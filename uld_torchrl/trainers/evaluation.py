@@ -8,12 +8,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import gymnasium
 import numpy as np
 import torch
 from tensordict.nn import TensorDictModuleBase
 from torch import Tensor
 from torchrl.envs import EnvBase
 from torchrl.envs.utils import ExplorationType, set_exploration_type, step_mdp
+
+from uld_torchrl.envs import EnvLike, make_env
 
 # Longest episode in use: Atari's cap of 108 000 frames, in steps of one frame.
 MAX_EPISODE_STEPS = 108_000
@@ -35,6 +38,17 @@ class Evaluation:
     def std(self) -> float:
         """Standard deviation of the return over the episodes (population form, 0 for one)."""
         return float(self.returns.std(correction=0))
+
+
+def make_eval_env(source: EnvLike, episodes: int, device: torch.device | str = "cpu") -> EnvBase:
+    """Make the environments of an evaluation: one an episode, or the lanes that a vector environment has.
+
+    Example:
+        >>> make_eval_env("CartPole-v1", 3).batch_size
+        torch.Size([3])
+    """
+    lanes = None if isinstance(source, gymnasium.vector.VectorEnv) else episodes
+    return make_env(source, num_envs=lanes, device=device)
 
 
 def stream_seed(*parts: int) -> int:

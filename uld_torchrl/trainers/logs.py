@@ -7,6 +7,7 @@ they are written. On resume, CSV rows after the restored step are cut.
 from __future__ import annotations
 
 import csv
+import importlib
 import io
 import secrets
 from collections.abc import Mapping, Sequence
@@ -39,7 +40,7 @@ METRICS = {
     "loss_qvalue": "Huber loss of the value heads, in units of the reward scale",
     "loss_actor": "policy loss, in units of the reward scale",
     "value_grad_norm": "norm of the value gradient before clipping",
-    "td_error_mean": "mean over the batch of max_i |Q_i - y|, in units of the reward scale",
+    "td_error_mean": "mean over the batch of max_i abs(Q_i - y), in units of the reward scale",
     "pred_value": "mean predicted value, reward units",
     "target_value": "mean value target, reward units",
     "actor_value": "mean value of the policy's action, reward units",
@@ -131,7 +132,8 @@ class RunLog:
     def __init__(
         self, run: RunDir, *, keep_until: int | None = None, log_to: Sequence[LogTarget] = ()
     ) -> None:
-        self._targets = [_target(name, run) for name in dict.fromkeys(log_to)]
+        wanted = [log_to] if isinstance(log_to, str) else dict.fromkeys(log_to)
+        self._targets = [_target(name, run, keep_until) for name in wanted]
         paths = {"train": run.metrics, "eval": run.evaluations, "time": run.timing}
         self._files = {
             table: CsvLog(path, list(LOGGED[table]), keep_until=keep_until) for table, path in paths.items()
@@ -151,21 +153,33 @@ class RunLog:
             _CLOSE[type(target)](target.experiment)
 
 
-def _target(name: str, run: RunDir) -> Logger:
+def _target(name: str, run: RunDir, keep_until: int | None) -> Logger:
     one_of("log_to", name, _MAKE)
     try:
-        return _MAKE[name](run)
+        return _MAKE[name](run, keep_until)
     except ImportError as error:
         raise InputError(
             f"log_to={name!r} needs a package that is missing ({error}): pip install 'uld-torchrl[{name}]'."
         ) from error
 
 
-def _tensorboard(run: RunDir) -> Logger:
-    return TensorboardLogger("tensorboard", log_dir=str(run.path))
+class _Tensorboard(TensorboardLogger):
+    # TorchRL's, but for the purge: without it TensorBoard keeps the rows that a resumed run writes anew.
+    def __init__(self, folder: Path, purge_step: int) -> None:
+        self._purge_step = purge_step
+        super().__init__(folder.name, log_dir=str(folder.parent))
+
+    def _create_experiment(self) -> Any:
+        importlib.import_module("tensorboard")
+        writer = importlib.import_module("torch.utils.tensorboard").SummaryWriter
+        return writer(log_dir=str(Path(self.log_dir) / self.exp_name), purge_step=self._purge_step)
 
 
-def _wandb(run: RunDir) -> Logger:
+def _tensorboard(run: RunDir, keep_until: int | None) -> Logger:
+    return _Tensorboard(run.path / "tensorboard", (keep_until or 0) + 1)
+
+
+def _wandb(run: RunDir, keep_until: int | None) -> Logger:
     folder = run.path / "wandb"
     folder.mkdir(exist_ok=True)
     known = folder / "id.txt"  # so that a repeated command goes on in the same W&B run
@@ -177,6 +191,6 @@ def _wandb(run: RunDir) -> Logger:
 
 _MAKE: dict[str, Any] = {"tensorboard": _tensorboard, "wandb": _wandb}
 _CLOSE: dict[type, Any] = {
-    TensorboardLogger: lambda writer: writer.close(),
+    _Tensorboard: lambda writer: writer.close(),
     WandbLogger: lambda session: session.finish(),
 }

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from contextlib import closing
+import json
+import logging
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import gymnasium
 import imageio
 import numpy as np
 import torch
@@ -15,9 +16,10 @@ from torchrl.envs import EnvBase
 from uld_torchrl.envs import EnvLike, copy_env, make_env, render_frame, task_spaces
 from uld_torchrl.errors import InputError, check_seed
 from uld_torchrl.trainers.agent import Agent
-from uld_torchrl.trainers.evaluation import Evaluation, evaluate
+from uld_torchrl.trainers.evaluation import Evaluation, evaluate, make_eval_env
 from uld_torchrl.trainers.run_dir import RunDir
 
+_LOG = logging.getLogger(__name__)
 FRAMES_PER_SECOND = 25
 
 
@@ -46,7 +48,20 @@ def load(path: Path | str, device: torch.device | str = "cpu") -> Agent:
         ...
         uld_torchrl.errors.InputError: runs/nowhere is not a run directory (it has no config.json).
     """
-    return Agent.load(_model_folder(Path(path)), device)
+    folder = _model_folder(Path(path))
+    agent = Agent.load(folder, device)
+    if folder != Path(path):
+        _warn_of_older_model(RunDir(Path(path)))
+    return agent
+
+
+def _warn_of_older_model(run: RunDir) -> None:
+    """Say so if the run has been extended since its model was saved, and has not finished again."""
+    with suppress(OSError, ValueError, KeyError, TypeError):  # the model is whole, the rest does not matter
+        saved = json.loads((run.model / "config.json").read_text(encoding="utf-8"))["step"]
+        wanted = json.loads(run.config.read_text(encoding="utf-8"))["config"]["run"]["total_steps"]
+        if saved < wanted:
+            _LOG.warning("the model in %s is that of step %d; the run goes on to %d", run.path, saved, wanted)
 
 
 def evaluate_run(
@@ -80,19 +95,15 @@ def evaluate_run(
         >>> len(evaluate_run(result.path, episodes=3).result.returns)
         3
     """
-    if episodes < 1:
-        raise InputError(f"episodes must be greater than zero, got {episodes}.")
+    if not isinstance(episodes, int) or episodes < 1:
+        raise InputError(f"episodes must be an integer greater than zero, got {episodes!r}.")
     check_seed(seed)
     agent = load(path, device)
     source = agent.env_id if env is None else env
-    with closing(make_env(copy_env(source), num_envs=_lanes(source, episodes), device=device)) as lanes:
+    with closing(make_eval_env(copy_env(source), episodes, device)) as lanes:
         _check_fits(agent, lanes)
         result = evaluate(lanes, agent.policy, seed=seed, episodes=episodes)
     return Playback(agent.env_id, result, _film(agent, source, Path(path), seed, device) if video else None)
-
-
-def _lanes(source: EnvLike, episodes: int) -> int | None:
-    return None if isinstance(source, gymnasium.vector.VectorEnv) else episodes
 
 
 def _check_fits(agent: Agent, env: EnvBase) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TextIO
 
 from tqdm import tqdm
@@ -76,3 +78,21 @@ class Progress:
             self.bar.close()
         elif self.enabled:
             self._line()
+
+
+@contextmanager
+def quiet_torchrl() -> Iterator[None]:
+    """Silence what TorchRL tells on standard output about its storages; warnings remain.
+
+    Example:
+        >>> with quiet_torchrl():
+        ...     logging.getLogger("torchrl").isEnabledFor(logging.INFO)
+        False
+    """
+    logger = logging.getLogger("torchrl")
+    before = logger.level
+    logger.setLevel(max(before, logging.WARNING))
+    try:
+        yield
+    finally:
+        logger.setLevel(before)

@@ -5,18 +5,20 @@ The same as the command ``uld train``, for environments that exist in Python onl
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+import copy
+from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import gymnasium
 import torch
-from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv, VectorEnv, VectorWrapper
+from gymnasium.vector import VectorEnv, VectorWrapper
 
 from uld_torchrl.config import DEFAULT_ENV, PRESETS, AgentConfig, PresetName, check_run, preset
 from uld_torchrl.envs import EnvLike
+from uld_torchrl.envs.sources import is_plain_vector
+from uld_torchrl.errors import InputError
 from uld_torchrl.trainers.device import pick_device
 from uld_torchrl.trainers.logs import LogTarget
 from uld_torchrl.trainers.trainer import TrainResult, ULDTrainer
@@ -42,13 +44,18 @@ def train(
         config: settings, or the name of a preset.
         env: a name such as ``"dmc/cartpole-swingup"`` or ``"CartPole-v1"``, a ``gymnasium.Env``, a function
             that makes one, or a Gymnasium vector environment; see :func:`~uld_torchrl.make_env`. An object
-            is trained in itself, and stays open.
+            is trained in itself and stays open, but for ``SyncVectorEnv`` and ``AsyncVectorEnv``: their
+            ``env_fns`` are called again, and stepped in this process or in ``env_workers``. A run is found
+            again by the classes and spaces of its environment; where arguments make the difference,
+            give the runs a ``name``. What wrappers such as ``NormalizeObservation`` learn while training
+            stays in the training environment.
         seed: of everything random in the run.
         name: of the run; default: the preset's, or "custom".
         run_dir: root directory; the run is in ``<run_dir>/<env>/<name>/seed<k>/``.
         fresh: start a new run ``<name>-2``, ``-3``, ... instead of going on.
         device: auto, cpu, cuda, cuda:<k>.
-        eval_env: what evaluation plays; by default ``env``, of an instance a copy made at the start.
+        eval_env: what evaluation plays; by default ``env``, of an object a deep copy made at the start
+            (Gymnasium's MuJoCo tasks copy themselves by being made again with their arguments).
         env_workers: worker processes that step the training environments; 0: this process.
         log_to: "tensorboard", "wandb": log there too.
         progress: show progress on standard error.
@@ -72,56 +79,46 @@ def train(
         True
     """
     settings = preset(config) if isinstance(config, str) else config
-    with quiet_torchrl():
-        trainer = ULDTrainer(
-            _kept_open(env),
-            check_run(settings),
-            name=name or run_name(settings),
-            run_dir=run_dir,
-            seed=seed,
-            fresh=fresh,
-            device=pick_device(str(device)),
-            eval_env=eval_env,
-            env_workers=env_workers,
-            log_to=log_to,
-            progress=progress,
-        )
-        with closing(trainer):
-            return trainer.train()
-
-
-@contextmanager
-def quiet_torchrl() -> Iterator[None]:
-    """Silence what TorchRL tells on standard output about its storages; warnings remain.
-
-    Example:
-        >>> with quiet_torchrl():
-        ...     logging.getLogger("torchrl").isEnabledFor(logging.INFO)
-        False
-    """
-    logger = logging.getLogger("torchrl")
-    before = logger.level
-    logger.setLevel(max(before, logging.WARNING))
-    try:
-        yield
-    finally:
-        logger.setLevel(before)
+    if not isinstance(settings, AgentConfig):
+        raise InputError(f"config must be an AgentConfig or the name of a preset, got {config!r}.")
+    trainer = ULDTrainer(
+        _kept_open(env),
+        check_run(settings),
+        name=name or run_name(settings),
+        run_dir=run_dir,
+        seed=seed,
+        fresh=fresh,
+        device=pick_device(str(device)),
+        eval_env=None if eval_env is None else _kept_open(eval_env),
+        env_workers=env_workers,
+        log_to=log_to,
+        progress=progress,
+    )
+    with closing(trainer):
+        return trainer.train()
 
 
 class _KeptOpen(gymnasium.Wrapper[Any, Any, Any, Any]):
     def close(self) -> None:
         """Leave the environment to the one who made it."""
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> gymnasium.Env[Any, Any]:
+        return copy.deepcopy(self.env, memo)  # copies are the trainer's own, and closed
+
 
 class _KeptOpenVector(VectorWrapper):
     def close(self, **_: Any) -> None:
         """Leave the environment to the one who made it."""
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> VectorEnv[Any, Any, Any]:
+        return copy.deepcopy(self.env, memo)
+
 
 def _kept_open(env: EnvLike) -> EnvLike:
+    if is_plain_vector(env):
+        return env  # only its makers are used
     if isinstance(env, VectorEnv):
-        # Of Gymnasium's own only the makers are used.
-        return env if type(env) in (SyncVectorEnv, AsyncVectorEnv) else _KeptOpenVector(env)
+        return _KeptOpenVector(env)
     return _KeptOpen(env) if isinstance(env, gymnasium.Env) else env
 
 

@@ -13,7 +13,7 @@ import os
 import platform
 import re
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -81,7 +81,14 @@ class RunDir:
 
 
 def open_run(
-    root: Path, env_id: str, name: str, seed: int, config: AgentConfig, *, fresh: bool = False
+    root: Path,
+    env_id: str,
+    name: str,
+    seed: int,
+    config: AgentConfig,
+    *,
+    task: Mapping[str, Any] | None = None,
+    fresh: bool = False,
 ) -> RunDir:
     """Create the directory of a run, or check that it belongs to the same configuration.
 
@@ -93,6 +100,7 @@ def open_run(
         name: of the run; letters, digits, ``._-``.
         seed: of the run.
         config: its settings.
+        task: what else tells the environment from another of that id, as JSON data.
         fresh: take ``<name>-2``, ``<name>-3``, ... instead of an existing directory.
 
     Raises:
@@ -102,7 +110,12 @@ def open_run(
         raise InputError(
             f"name must consist of letters, digits, '.', '_' and '-' (at most 100), got {name!r}."
         )
-    started = {"env_id": env_id, "seed": check_seed(seed), "config": to_dict(config)}
+    started = {
+        "env_id": env_id,
+        "task": dict(task or {}),
+        "seed": check_seed(seed),
+        "config": to_dict(config),
+    }
     try:
         run = RunDir(_path(root, env_id, _fresh_name(root, env_id, name, seed) if fresh else name, seed))
         if run.config.exists():

@@ -27,11 +27,11 @@ class Interrupted(KeyboardInterrupt):
 
     Example:
         >>> str(Interrupted(signal.SIGINT, 120, Path("runs/mine")))
-        'interrupted at step 120, saved in runs/mine'
+        'interrupted at step 120, saved in runs/mine: the same again goes on'
     """
 
     def __init__(self, signum: int, step: int, path: Path) -> None:
-        super().__init__(f"interrupted at step {step}, saved in {path}")
+        super().__init__(f"interrupted at step {step}, saved in {path}: the same again goes on")
         self.signum, self.step, self.path = signum, step, path
 
 

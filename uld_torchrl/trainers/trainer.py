@@ -11,29 +11,34 @@ import random
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import gymnasium
 import numpy as np
 import torch
 from tensordict import TensorDictBase
 from torchrl.checkpoint import GlobalRNGState
-from torchrl.envs import EnvBase
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
 from uld_torchrl.config import AgentConfig
 from uld_torchrl.data import WindowReplayBuffer, make_replay_buffer
-from uld_torchrl.envs import EnvLike, copy_env, env_name, make_env
-from uld_torchrl.errors import EnvironmentFault, InputError
+from uld_torchrl.envs import (
+    EnvLike,
+    copy_env,
+    describe_env,
+    make_env,
+    task_spaces,
+    task_to_json,
+)
+from uld_torchrl.errors import EnvironmentFault, InputError, check_seed
 from uld_torchrl.trainers.agent import Agent
 from uld_torchrl.trainers.checkpoints import RunCheckpoints
-from uld_torchrl.trainers.evaluation import Evaluation, evaluate, stream_seed
+from uld_torchrl.trainers.environments import check_pair, warn_of_statistics, with_lanes
+from uld_torchrl.trainers.evaluation import Evaluation, evaluate, make_eval_env, stream_seed
 from uld_torchrl.trainers.logs import LogTarget, RunLog, read_rows
 from uld_torchrl.trainers.plots import plot_learning_curve
-from uld_torchrl.trainers.progress import Progress
+from uld_torchrl.trainers.progress import Progress, quiet_torchrl
 from uld_torchrl.trainers.run_dir import locked, open_run, record_session
 from uld_torchrl.trainers.stepper import ULDOptimizationStepper
 from uld_torchrl.trainers.stopping import Interrupted, StopRequest
@@ -44,13 +49,17 @@ _TRAIN_ENV, _EVAL_ENV = 1, 2
 
 @dataclass(frozen=True)
 class TrainResult:
-    """The last evaluation of a run: return (mean, standard deviation) and length over episodes."""
+    """The last evaluation of a run: return (mean, standard deviation) and length over episodes.
+
+    ``started_from`` is the step at which this call began: 0 for a new run, ``step`` for a finished one.
+    """
 
     step: int
     return_mean: float
     return_std: float
     length_mean: float
     path: Path
+    started_from: int
 
 
 class ULDTrainer:
@@ -104,16 +113,21 @@ class ULDTrainer:
         log_to: Sequence[LogTarget] = (),
         progress: bool = False,
     ) -> None:
-        self.env_id = env_name(env)
-        self.config = config = _with_lanes(config, env)
-        self.seed, self.device, self.show_progress = seed, torch.device(device), progress
+        self.env_id, layers = describe_env(env)
+        self.config = config = with_lanes(config, env)
+        self.seed, self.device, self.show_progress = check_seed(seed), torch.device(device), progress
         self.step = self.episodes = 0
         self.seconds = 0.0
         self._log_to, self._held = tuple(log_to), ExitStack()
-        self._eval_source = copy_env(env) if eval_env is None else eval_env
+        self._held.enter_context(quiet_torchrl())
+        warn_of_statistics(layers)
+        other = copy_env(env) if eval_env is None else eval_env
         self.env = make_env(env, num_envs=config.run.num_envs, env_workers=env_workers, device=self.device)
         try:
-            self.run = open_run(Path(run_dir), self.env_id, name, seed, config, fresh=fresh)
+            self.eval_env = make_eval_env(other, config.run.eval_episodes, self.device)
+            check_pair(self.env, self.eval_env, config.loss.horizon)
+            task = {"layers": layers, **task_to_json(task_spaces(self.env))}
+            self.run = open_run(Path(run_dir), self.env_id, name, self.seed, config, task=task, fresh=fresh)
             self._held.enter_context(locked(self.run))
             self._build()
         except BaseException:
@@ -144,13 +158,6 @@ class ULDTrainer:
             device=self.device,
         )
 
-    @cached_property
-    def eval_env(self) -> EnvBase:
-        """The environments of evaluation, one an episode where it may choose; made when first needed."""
-        own_lanes = isinstance(self._eval_source, gymnasium.vector.VectorEnv)
-        lanes = None if own_lanes else self.config.run.eval_episodes
-        return make_env(self._eval_source, num_envs=lanes, device=self.device)
-
     # Saving and resuming
 
     def _components(self) -> dict[str, Any]:
@@ -180,6 +187,7 @@ class ULDTrainer:
                 f"{self.run.path} holds a finished run whose checkpoints are gone, so it cannot go on: use "
                 "--fresh for a new directory, or another --name (`uld eval` still works)."
             )
+        self.started_from = self.step
         self._saved_step = self.step if restored else None
         self.log = RunLog(self.run, keep_until=self._saved_step, log_to=self._log_to)
         self._held.callback(self.log.close)
@@ -217,6 +225,8 @@ class ULDTrainer:
                     progress.update(self.config.run.num_envs, self._report())
         except EnvironmentFault as fault:
             raise self._saved_before(fault) from fault
+        except InputError as error:  # training has diverged: nothing that is worth saving
+            raise InputError(f"after step {self.step} of {self.run.path}: {error}") from error
         finally:
             progress.close()
         if stop.signum is not None and not self.finished:
@@ -330,7 +340,7 @@ class ULDTrainer:
     def _finish(self) -> None:
         if self._last_evaluation().get("step") != str(self.step):
             self._evaluate()  # an environment failed there last time
-        self.agent.save(self.run.model)
+        self.agent.save(self.run.model, step=self.step)
         plot_learning_curve([self.run.evaluations], self.run.curve, f"{self.env_id}, seed {self.seed}")
 
     def _last_evaluation(self) -> dict[str, str]:
@@ -341,21 +351,14 @@ class ULDTrainer:
         mean, std, length = (
             float(last[f"episode_{name}"]) for name in ("return_mean", "return_std", "length_mean")
         )
-        return TrainResult(self.step, mean, std, length, self.run.path)
+        return TrainResult(self.step, mean, std, length, self.run.path, self.started_from)
 
     def close(self) -> None:
         """Free the environments and the run directory."""
         self._held.close()
-        self.env.close()
-        if "eval_env" in self.__dict__:
-            self.eval_env.close()
-
-
-def _with_lanes(config: AgentConfig, env: EnvLike) -> AgentConfig:
-    """Return the settings with the number of environments that a vector environment has."""
-    if isinstance(env, gymnasium.vector.VectorEnv) and config.run.num_envs == 1:
-        return replace(config, run=replace(config.run, num_envs=env.num_envs))
-    return config
+        for env in (self.env, getattr(self, "eval_env", None)):
+            if env is not None and not env.is_closed:
+                env.close()
 
 
 def _seed_everything(seed: int) -> None:
