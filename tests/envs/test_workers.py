@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -123,6 +124,19 @@ def test_a_worker_that_dies_is_a_fault_and_leaves_no_process() -> None:
     assert [process.returncode for process in processes(env)] == [-signal.SIGKILL, 0]
     with pytest.raises(EnvironmentFault, match="worker process is gone"):
         env.reset()
+    env.close()
+
+
+def test_a_worker_whose_parent_stopped_listening_ends_quietly(capfd: pytest.CaptureFixture[str]) -> None:
+    """As when another worker has died: the reply finds a closed pipe."""
+    env = make_env(Failing, env_workers=1)
+    (process,) = processes(env)
+    env.reset()
+    process.stdout.close()
+    process.stdin.write(pickle.dumps(("draw",)))
+    process.stdin.flush()
+    assert process.wait(60) == 0
+    assert capfd.readouterr().err == ""
     env.close()
 
 

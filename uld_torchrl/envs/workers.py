@@ -212,19 +212,22 @@ def serve() -> None:
     """Run a worker: make lanes, then answer commands until standard input closes."""
     for number in (signal.SIGINT, signal.SIGTERM):  # sent to the whole group, and the parent's to handle
         signal.signal(number, signal.SIG_IGN)
-    commands, replies = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    commands, replies = os.fdopen(os.dup(0), "rb"), os.dup(1)
     # What environments print goes to standard error, and they read nothing.
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(2, 1)
     worker = _Server()
-    while (command := _next(commands)) is not None:
-        try:
-            answer: Any = getattr(worker, command[0])(*command[1:])
-        except InputError as error:
-            answer = _Failure(error)
-        pickle.dump(answer, replies, protocol=5)
-        replies.flush()
+    with suppress(BrokenPipeError):  # the parent has stopped listening: another worker died
+        while (command := _next(commands)) is not None:
+            _reply(replies, worker.answer(command))
     worker.close()
+
+
+def _reply(pipe: int, answer: Any) -> None:
+    # Not through a file object, which would try again, and complain, when the process ends.
+    rest = memoryview(pickle.dumps(answer, protocol=5))
+    while rest:
+        rest = rest[os.write(pipe, rest) :]
 
 
 def _next(commands: IO[bytes]) -> tuple[Any, ...] | None:
@@ -239,6 +242,12 @@ class _Server:
     """The commands of a worker."""
 
     lanes: Lanes | None = None
+
+    def answer(self, command: tuple[Any, ...]) -> Any:
+        try:
+            return getattr(self, command[0])(*command[1:])
+        except InputError as error:
+            return _Failure(error)
 
     def make(self, payload: bytes) -> bytes:
         try:

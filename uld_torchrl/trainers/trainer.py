@@ -11,7 +11,7 @@ import random
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +59,7 @@ class TrainResult:
     return_std: float
     length_mean: float
     path: Path
-    started_from: int
+    started_from: int = field(compare=False)
 
 
 class ULDTrainer:
