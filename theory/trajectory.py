@@ -1,0 +1,106 @@
+r"""The path of expected TD, and whether it follows the rate that the eigenvalues predict.
+
+The error of :math:`w_{t+1}=w_t+\alpha(b-Aw_t)` is :math:`(I-\alpha A)^t` applied to the first error, so it
+shrinks like :math:`\rho(I-\alpha A)^t` on the row space. Here the iteration is run as written, and its rate
+is measured from the errors alone.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from theory.checks import Array, as_array, check_shape
+from theory.errors import InputError
+from theory.problem import Problem
+from theory.stability import td_spectrum
+from theory.td import FixedPoint, td_fixed_point, td_system
+from theory.whitening import EPS
+
+HUGE = 1e100  # an iterate this large has diverged
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    r"""A run of expected TD.
+
+    Attributes:
+        error: (steps + 1,), Euclidean distance of each iterate from the set of fixed points; shorter if it
+            exceeded 1e100.
+        predicted_rate: the spectral radius of :math:`I-\alpha A` on the row space.
+        observed_rate: factor by which the error changed per step over the second half of the steps at which
+            it was not rounding; ``None`` if there are fewer than four such steps.
+    """
+
+    error: Array
+    predicted_rate: float
+    observed_rate: float | None
+
+
+def td_trajectory(problem: Problem, *, step_size: float, steps: int, w0: Any | None = None) -> Trajectory:
+    r"""Run expected semi-gradient TD and compare its rate with the prediction.
+
+    Args:
+        problem: must have a fixed point.
+        step_size: :math:`\alpha`, finite and not zero: with zero every w would stand still.
+        steps: number of updates, at least 1.
+        w0: (d,), the start; zeros by default. The observed rate is the predicted one only if the first error
+            has a part along the slowest mode.
+
+    Raises:
+        InputError: a bad step size, number of steps or start, or TD has no fixed point.
+
+    Example:
+        >>> problem = Problem.from_chain([[0, 1], [0, 1]], [1, 1], [[1], [2]], [0.5, 0.5], 0.5)  # A = 1
+        >>> run = td_trajectory(problem, step_size=0.5, steps=3)
+        >>> run.error.round(9).tolist(), round(run.predicted_rate, 9)
+        ([1.5, 0.75, 0.375, 0.1875], 0.5)
+    """
+    if not (math.isfinite(step_size) and step_size != 0.0):
+        raise InputError(f"step_size must be finite and not zero, got {step_size}.")
+    if steps < 1:
+        raise InputError(f"steps must be at least 1, got {steps}.")
+    w = np.zeros(problem.d) if w0 is None else as_array("w0", w0)
+    check_shape("w0", w, (problem.d,), "(features,)")
+    target = td_fixed_point(problem)
+    if target.w is None:
+        raise InputError("TD has no fixed point on this problem, so no run of it has an error.")
+    system, errors = td_system(problem), [_distance(w, target, target.w)]
+    for _ in range(steps):
+        w = w + step_size * (system.b - system.A @ w)
+        errors.append(_distance(w, target, target.w))
+        if errors[-1] > HUGE:
+            break
+    error = np.array(errors)
+    values = td_spectrum(problem)[0]
+    predicted = float(np.abs(1.0 - step_size * values).max(initial=0.0))
+    return Trajectory(error, predicted, observed_rate(error, float(np.linalg.norm(target.w))))
+
+
+def observed_rate(error: Array, size: float) -> float | None:
+    """Return the factor per step at which errors change, from the slope of their logarithm.
+
+    Steps from the first error within rounding of ``size``, the norm of the limit, are left out, and so is the
+    first half of the others: there faster modes are still visible.
+
+    Example:
+        >>> round(observed_rate(0.5 ** np.arange(20.0), 0.0), 9)
+        0.5
+    """
+    floor = 1e6 * EPS * max(size, float(error[0]))
+    rounded = np.flatnonzero(error <= floor)
+    usable = int(rounded[0]) if len(rounded) else len(error)
+    if usable < 4:
+        return None
+    steps = np.arange(usable // 2, usable)
+    # Complex modes make the error swing about the line; a taper keeps a swing cut short from tilting it.
+    taper = np.hanning(len(steps) + 2)[1:-1]
+    return float(np.exp(np.polyfit(steps, np.log(error[steps]), 1, w=taper)[0]))
+
+
+def _distance(w: Array, target: FixedPoint, nearest: Array) -> float:
+    away = w - nearest
+    return float(np.linalg.norm(away - target.null_space @ (target.null_space.T @ away)))
