@@ -1,0 +1,143 @@
+"""One report on one problem: theorems 1 and 2, stability, and the bounds, with every condition.
+
+Where a condition fails, its reason ends with the catalogue entry that shows why it matters. The parts are
+computed elsewhere; here they are put together.
+"""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from typing import Any
+
+import numpy as np
+
+from theory.bounds import BoundLadder, bounds
+from theory.problem import Problem
+from theory.report import Condition, Report, Verdict
+from theory.stability import Stability, stability
+from theory.theorem1 import check_fixed_point_equivalence
+from theory.value_error import ValueErrorSplit, value_error
+
+COUNTEREXAMPLES = {
+    "exactly one solution": "tsitsiklis_van_roy_singular",
+    "decidable in float64": "nearly_dependent",
+    "features are independent": "baird_star",
+    "every row has weight": "off_support",
+    "returns are finite": "continuing_undiscounted",
+    "TD is stable": "baird_star_reward_one",
+    "rollout converges": "sign_flip",
+    "would notice an error": "tsitsiklis_van_roy",
+    "stable for every choice of features": "basis_dependence_b",
+}
+"""The catalogue entry in which a condition fails, by the condition's name."""
+
+
+def problem_report(problem: Problem, name: str = "this problem") -> Report:
+    """Check theorems 1 and 2 on a problem and say which iterations converge and how large the error is.
+
+    Args:
+        problem: any problem.
+        name: what it is called in the first line.
+
+    Returns:
+        A report whose verdict is "fail" if either theorem fails, else that of theorem 1; residual and
+        tolerance are those of theorem 1. Where returns are infinite theorem 2 says nothing, and its
+        condition and numbers are absent.
+
+    Example:
+        >>> problem = Problem.from_chain([[0, 1], [1, 0]], [1, 0], [[1], [-3]], [0.9, 0.1], 0.9)
+        >>> report = problem_report(problem, "the sign flip")
+        >>> report.verdict, report.condition("rollout converges").why[-25:]
+        ('pass', '; see catalogue sign_flip')
+    """
+    first, stable = check_fixed_point_equivalence(problem), stability(problem)
+    conditions = [*first.conditions, _uniform(stable)]
+    verdict: Verdict = first.verdict
+    data = _about_solution(first, problem) | _about_stability(stable)
+    if first.condition("returns are finite").holds:
+        split = value_error(problem)
+        conditions.append(_identity(split))
+        verdict = verdict if split.holds else "fail"
+        data |= _about_values(split) | _about_bounds(bounds(problem))
+    return Report(
+        theorem=f"Theorems 1 and 2 on {name}",
+        verdict=verdict,
+        residual=first.residual,
+        tolerance=first.tolerance,
+        conditions=tuple(map(_with_counterexample, conditions)),
+        data=data,
+    )
+
+
+def _with_counterexample(condition: Condition) -> Condition:
+    entry = COUNTEREXAMPLES.get(condition.name)
+    if condition.holds or entry is None:
+        return condition
+    return replace(condition, why=f"{condition.why}; see catalogue {entry}")
+
+
+def _uniform(found: Stability) -> Condition:
+    why = "else some choice of features breaks TD and rollout at once; these may still be safe"
+    return Condition(
+        "stable for every choice of features", found.certificate, found.tau, 1.0, 1.0 - found.tau, why
+    )
+
+
+def _identity(split: ValueErrorSplit) -> Condition:
+    why = "theorem 2 is an equality; else transitions, rewards, policy or terminal states do not fit together"
+    residual, tolerance = split.identity_residual, split.tolerance
+    return Condition(
+        "value error is the sum of its parts", split.holds, residual, tolerance, tolerance - residual, why
+    )
+
+
+def _about_solution(first: Report, problem: Problem) -> dict[str, Any]:
+    return {
+        "rows": problem.n,
+        "features": problem.d,
+        "rank of the weighted features": first.data["rank"],
+        "gamma": problem.gamma,
+        "TD fixed points": first.data["kind"],
+        "w": first.data.get("w_td"),
+    }
+
+
+def _about_stability(found: Stability) -> dict[str, Any]:
+    return {
+        "TD": found.td,
+        "largest step size": found.step_size_limit,
+        "best step size": found.best_step_size,
+        "best rate": found.best_rate,
+        "eigenvalues of A": found.eigenvalues,
+        "rollout": found.rollout,
+        "rollout for this reward": found.rollout_for_reward,
+        "spectral radius of gamma W_d": found.spectral_radius,
+        "tau": found.tau,
+        "kappa": found.kappa,
+        "sigma": found.sigma,
+    }
+
+
+def _about_values(split: ValueErrorSplit) -> dict[str, Any]:
+    parts = {name: float(abs(getattr(split, name)).max()) for name in ("reward", "dynamics", "planning")}
+    return {
+        "largest value error": float(abs(split.error).max()),
+        **{f"largest {name} part": size for name, size in parts.items()},
+        "horizon H": split.horizon,
+    }
+
+
+def _about_bounds(ladder: BoundLadder) -> dict[str, Any]:
+    """Return every bound as one number, the largest over the rows; what does not apply with the reason."""
+    skipped = {"H", "tightness", "inapplicable", "error_sup", "factors", "rounding"}
+    numbers = {
+        f"bound {field.name}": _largest(getattr(ladder, field.name))
+        for field in fields(ladder)
+        if field.name not in skipped | {"error_D", "best_D"}
+    }
+    reasons = {f"bound {name} is missing": why for name, why in ladder.inapplicable.items()}
+    return {"value error, D-norm": ladder.error_D, "best error, D-norm": ladder.best_D, **numbers, **reasons}
+
+
+def _largest(bound: Any) -> float | None:
+    return None if bound is None else float(np.max(bound))

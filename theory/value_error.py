@@ -1,0 +1,278 @@
+r"""Theorem 2 as an equality: the value error split into reward, dynamics and planning parts.
+
+With :math:`G=(I-\gamma P^\pi)^{-1}`, for any :math:`w_r, W_d, w` whatever,
+
+.. math:: Zw - Q^\pi = G\,[\,\epsilon_r + \gamma\,\epsilon_d w + Z(w - w_r - \gamma W_d w)\,],
+          \quad \epsilon_r = Zw_r - r,\; \epsilon_d = ZW_d - Z'.
+
+Needed is only that :math:`Q^\pi` is finite; no least squares, no data distribution, no convergence
+of a series. So it is checked as an equality: a residual above rounding is a mistake in P, r, Z',
+the policy or the treatment of terminal states. The inequalities that follow are in ``bounds``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from theory.checks import Array, as_array, check_shape
+from theory.problem import Problem
+from theory.resolvent import Resolvent
+from theory.spectrum import spectral_norm
+from theory.td import LinearModel, fit_linear_model, solve_any
+from theory.truth import Certified, certified_q, chain_value
+from theory.whitening import EPS, whiten
+
+
+@dataclass(frozen=True, eq=False)
+class ValueErrorSplit:
+    r"""The value error of every row and the three parts it is the sum of, all (n,).
+
+    Attributes:
+        error: :math:`\hat Q-Q^\pi`.
+        reward: :math:`G\epsilon_r`, what the reward model adds.
+        dynamics: :math:`\gamma G\epsilon_d w`, what the dynamics model adds.
+        planning: what is left because ``w`` does not solve :math:`(I-\gamma W_d)w=w_r`; zero up to
+            rounding at the solution.
+        identity_residual: largest absolute entry of error - (reward + dynamics + planning).
+        tolerance: what rounding and the solvers' certified errors can account for.
+        w: (d,), the weights in question; None for values that come from functions.
+        q_true: (n,), :math:`Q^\pi`.
+        horizon: :math:`H=\|G\|_\infty`, :math:`1/(1-\gamma)` exactly if nothing terminates.
+
+    Example:
+        >>> problem = Problem.from_chain([[0, 1], [0, 1]], [1, 1], [[1], [2]], [0.5, 0.5], 0.5)
+        >>> split = value_error(problem)
+        >>> split.error.round(9).tolist(), split.holds
+        ([-0.5, 1.0], True)
+    """
+
+    error: Array
+    reward: Array
+    dynamics: Array
+    planning: Array
+    identity_residual: float
+    tolerance: float
+    w: Array | None
+    q_true: Array
+    horizon: float
+
+    @property
+    def holds(self) -> bool:
+        """Whether the identity holds up to rounding."""
+        return self.identity_residual <= self.tolerance
+
+
+@dataclass(frozen=True, eq=False)
+class Residuals:
+    r"""One-step residuals of a linear model, before :math:`G` carries them on.
+
+    Attributes:
+        reward: (n,), :math:`\epsilon_r=Zw_r-r`.
+        dynamics: (n, d), :math:`\epsilon_d=ZW_d-Z'`.
+        planning: (n,), :math:`Z(w-w_r-\gamma W_dw)`.
+        magnitude: (n,), sum of the absolute values that were added up, for tolerances.
+    """
+
+    reward: Array
+    dynamics: Array
+    planning: Array
+    magnitude: Array
+
+
+def value_error(
+    problem: Problem,
+    *,
+    w: Any = None,
+    model: LinearModel | None = None,
+    Z_next: Any = None,
+    q_true: Any = None,
+) -> ValueErrorSplit:
+    r"""Split :math:`Zw-Q^\pi` into its reward, dynamics and planning parts, and check the identity.
+
+    Args:
+        problem: n rows, d features.
+        w: (d,), any value weights; default: the solution of :math:`(I-\gamma W_d)w=w_r`, in the
+            least-squares sense if there is none (the planning part then says so).
+        model: any linear model; default: the least-squares fit.
+        Z_next: (n, d), expected next features from elsewhere, to be audited; default: P Z.
+        q_true: (n,), values from elsewhere, to be audited; default: solved from the MDP if the
+            problem has one, which also audits ``P_pi``, else from the chain.
+
+    Raises:
+        InputError: a wrong shape, or :math:`Q^\pi` is infinite (gamma = 1 and a row that may never end).
+
+    Example:
+        >>> problem = Problem.from_chain([[0, 1], [0, 1]], [1, 1], [[1], [2]], [0.5, 0.5], 0.5)
+        >>> value_error(problem, w=[7.0]).holds
+        True
+        >>> value_error(problem, Z_next=[[2.0], [1.0]]).holds
+        False
+    """
+    model = fit_linear_model(problem) if model is None else model
+    w_r, W_d = _model_arrays(problem, model)
+    weights = model_solution(model, problem) if w is None else _given("w", w, (problem.d,), "(features,)")
+    next_features = (
+        problem.Z_next if Z_next is None else _given("Z_next", Z_next, problem.Z.shape, "(rows, features)")
+    )
+    parts = residuals(problem, w_r, W_d, weights, next_features)
+    return _assemble(
+        problem,
+        problem.Z @ weights,
+        (parts.reward, problem.gamma * (parts.dynamics @ weights), parts.planning),
+        parts.magnitude,
+        q_true,
+        weights,
+    )
+
+
+def value_error_of_functions(
+    problem: Problem, q: Any, r_hat: Any, next_value: Any, *, q_true: Any = None
+) -> ValueErrorSplit:
+    r"""Make the same split for any functions, such as a trained network with a non-linear head.
+
+    .. math:: Q - Q^\pi = G[(\hat r-r) + \gamma(\hat V - P^\pi Q) + (Q-\hat r-\gamma\hat V)]
+
+    Args:
+        problem: the chain; its features and weights play no part.
+        q: (n,), the values Q.
+        r_hat: (n,), the predicted rewards.
+        next_value: (n,), :math:`\hat V`, the value of the predicted next embedding of each row.
+        q_true: (n,), as in :func:`value_error`.
+
+    Raises:
+        InputError: a wrong shape, or :math:`Q^\pi` is infinite.
+
+    Example:
+        >>> problem = Problem.from_chain([[0.0]], [1.0], [[1.0]], [1.0], 0.9)
+        >>> split = value_error_of_functions(problem, q=[3.0], r_hat=[1.5], next_value=[0.0])
+        >>> split.reward.tolist(), split.planning.tolist(), split.error.tolist()
+        ([0.5], [1.5], [2.0])
+    """
+    shape, gamma = (problem.n,), problem.gamma
+    values = _given("q", q, shape, "(rows,)")
+    rewards = _given("r_hat", r_hat, shape, "(rows,)")
+    predicted = _given("next_value", next_value, shape, "(rows,)")
+    parts = (
+        rewards - problem.r,
+        gamma * (predicted - problem.P_pi @ values),
+        values - rewards - gamma * predicted,
+    )
+    size = abs(problem.r) + 2 * abs(rewards) + 2 * gamma * abs(predicted) + 2 * abs(values).max()
+    return _assemble(problem, values, parts, size, q_true, None)
+
+
+def residuals(problem: Problem, w_r: Array, W_d: Array, w: Array, Z_next: Array) -> Residuals:
+    """Return the one-step residuals of a linear model at ``w``.
+
+    Example:
+        >>> problem = Problem.from_chain([[0, 1], [0, 1]], [1, 1], [[1], [2]], [0.5, 0.5], 0.5)
+        >>> one = np.ones(1)
+        >>> residuals(problem, one, one[:, None], one, problem.Z_next).dynamics.tolist()
+        [[-1.0], [0.0]]
+    """
+    Z, gamma = problem.Z, problem.gamma
+    planned = w - w_r - gamma * (W_d @ w)
+    inside = abs(w) + 2 * abs(w_r) + 2 * gamma * (abs(W_d) @ abs(w))
+    outside = problem.P_pi @ (abs(Z) @ abs(w))
+    return Residuals(
+        reward=Z @ w_r - problem.r,
+        dynamics=Z @ W_d - Z_next,
+        planning=Z @ planned,
+        magnitude=abs(problem.r) + abs(Z) @ inside + gamma * outside,
+    )
+
+
+def model_solution(model: LinearModel, problem: Problem) -> Array:
+    r"""Return the least-norm least-squares solution of :math:`(I-\gamma W_d)w=w_r`, (d,).
+
+    It is found in coordinates where the features are orthonormal under the weights; what is singular
+    there up to the accuracy of ``W_d`` counts as singular, so the answer never is the inverse of a
+    rounding error.
+
+    Example:
+        >>> singular = Problem.from_chain([[0, 1], [0, 1]], [1, 1], [[1], [2]], [0.5, 0.5], 5 / 6)
+        >>> model_solution(fit_linear_model(singular), singular).tolist()
+        [0.0]
+    """
+    w_r, W_d = _model_arrays(problem, model)
+    white = whiten(problem)
+    to_w = np.hstack([white.weights(np.eye(white.rank)), white.N])
+    moved = np.linalg.solve(to_w, np.column_stack([w_r, W_d @ to_w])).astype(np.float64)
+    rewards, dynamics = moved[:, 0], problem.gamma * moved[:, 1:]
+    scale = white.condition * max(1.0, spectral_norm(dynamics))
+    return np.asarray(
+        to_w @ solve_any(np.eye(problem.d) - dynamics, rewards, scale, 1.0)[0], dtype=np.float64
+    )
+
+
+def true_values(problem: Problem) -> Certified:
+    r"""Return :math:`Q^\pi` on the rows of the problem: from its MDP if it has one, else from the chain.
+
+    Raises:
+        InputError: :math:`Q^\pi` is infinite.
+
+    Example:
+        >>> problem = Problem.from_chain([[1.0]], [1.0], [[1.0]], [1.0], 0.5)
+        >>> true_values(problem).value.tolist()
+        [2.0]
+    """
+    if problem.mdp is None or problem.policy is None or problem.rows is None:
+        return chain_value(problem.P_pi, problem.r, problem.gamma)
+    found = certified_q(problem.mdp, problem.policy)
+    return replace(found, value=found.value.reshape(-1)[problem.rows])
+
+
+def _assemble(
+    problem: Problem,
+    values: Array,
+    parts: tuple[Array, Array, Array],
+    magnitude: Array,
+    q_true: Any,
+    w: Array | None,
+) -> ValueErrorSplit:
+    """Carry the one-step parts on with G and compare their sum with the error."""
+    resolvent = Resolvent(problem.P_pi, problem.gamma)
+    carried = [resolvent.solve(part) for part in parts]
+    truth = true_values(problem) if q_true is None else None
+    true = truth.value if truth is not None else _given("q_true", q_true, (problem.n,), "(rows,)")
+    error = values - true
+    reward, dynamics, planning = (part.x for part in carried)
+    largest = float(magnitude.max()) + float(abs(true).max()) + sum(float(abs(p.x).max()) for p in carried)
+    certified = sum(part.error_bound for part in carried) + (truth.error_bound if truth is not None else 0.0)
+    operations = problem.d + _row_length(problem) + 8
+    return ValueErrorSplit(
+        error=error,
+        reward=reward,
+        dynamics=dynamics,
+        planning=planning,
+        identity_residual=float(abs(error - (reward + dynamics + planning)).max()),
+        tolerance=certified + 2 * operations * EPS * resolvent.H * largest,
+        w=w,
+        q_true=true,
+        horizon=resolvent.H,
+    )
+
+
+def _row_length(problem: Problem) -> int:
+    """Return the largest number of successors of a row, the length of the longest sum in P @ x."""
+    if isinstance(problem.P_pi, np.ndarray):
+        return int(np.count_nonzero(problem.P_pi, axis=1).max())
+    return int(np.diff(problem.P_pi.indptr).max())
+
+
+def _given(name: str, value: Any, shape: tuple[int, ...], meaning: str) -> Array:
+    """Return a user's array as float64 of this shape."""
+    array = as_array(name, value)
+    check_shape(name, array, shape, meaning)
+    return array
+
+
+def _model_arrays(problem: Problem, model: LinearModel) -> tuple[Array, Array]:
+    """Return ``w_r`` and ``W_d`` of a model that fits the features of the problem."""
+    return (
+        _given("model.w_r", model.w_r, (problem.d,), "(features,)"),
+        _given("model.W_d", model.W_d, (problem.d, problem.d), "(features, features)"),
+    )
