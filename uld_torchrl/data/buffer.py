@@ -1,7 +1,8 @@
-"""The replay buffer put together: TorchRL's, with our sampler and sample unit.
+"""The replay buffer: TorchRL's, written in time steps of all lanes and sampled in windows.
 
 Here are also what it takes to save and restore it by its records instead of by its memory, and the
-mean reward that sets the loss's scale. Rules and priorities are the sampler's, windows the unit's.
+mean reward that sets the loss's scale. Rules and priorities are the sampler's, windows the unit's,
+images are in ``pixels``, and ``make`` puts the parts together.
 """
 
 from __future__ import annotations
@@ -9,13 +10,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from tensordict import TensorDict, TensorDictBase
+from tensordict import NestedKey, TensorDict, TensorDictBase
 from torch import Tensor
-from torchrl.data import LazyTensorStorage, ReplayBuffer, RoundRobinWriter, TensorDictReplayBuffer
+from torchrl.data import ReplayBuffer, TensorDictReplayBuffer
 
 from uld_torchrl.data.keys import ReplayKeys, stored
 from uld_torchrl.data.sampler import SubTrajectorySampler
-from uld_torchrl.data.windows import HorizonWindow
 from uld_torchrl.errors import InputError
 
 
@@ -77,13 +77,18 @@ class WindowReplayBuffer(TensorDictReplayBuffer):
         return ReplayBuffer.extend(self, self._selected(tensordicts, (lanes, steps)))
 
     def _selected(self, data: TensorDictBase, shape: tuple[int, ...]) -> TensorDictBase:
+        """Return what is stored of the data."""
+        return self._checked(data, shape, self._sampler.keys)
+
+    @staticmethod
+    def _checked(data: TensorDictBase, shape: tuple[int, ...], keys: ReplayKeys) -> TensorDictBase:
         if tuple(data.shape) != shape:
             wanted = "[num_lanes] for add, [num_lanes, T] for extend"
             raise InputError(
                 f"data must have the batch size {wanted} with num_lanes = {shape[0]}, got {list(data.shape)}."
             )
         try:
-            return data.select(*self._sampler.keys.stored)
+            return data.select(*keys.stored)
         except KeyError as error:
             raise InputError(
                 f"data lacks an entry that the replay buffer stores: {error.args[0]} "
@@ -96,15 +101,22 @@ class WindowReplayBuffer(TensorDictReplayBuffer):
         Raises:
             InputError: the buffer is empty.
         """
-        written = self._sampler.num_written
-        if not written:
+        if not self._sampler.num_written:
             raise InputError("mean_abs_reward needs at least one record, the replay buffer is empty.")
-        return stored(self._storage, self._sampler.keys.reward)[:written].abs().mean()
+        return self._written(self._sampler.keys.reward).abs().mean()
 
     def has_termination(self) -> bool:
         """Return whether any written record ends in a terminal state; waits for the device."""
-        terminated = stored(self._storage, self._sampler.keys.terminated)
-        return bool(terminated[: self._sampler.num_written].any())
+        return bool(self._written(self._sampler.keys.terminated).any())
+
+    def _written(self, key: NestedKey) -> Tensor:
+        """Return an entry of all written records [num_written, num_lanes, ...], in the ring's order."""
+        entry, sampler = stored(self._storage, key), self._sampler
+        start, end = sampler.oldest, sampler.oldest + sampler.num_written
+        over = end - sampler.ring_length
+        if over <= 0:
+            return entry[start:end]
+        return entry if over == start else torch.cat([entry[:over], entry[start:]])
 
     def mark_newest_truncated(self) -> None:
         """Set truncated and done in each lane's newest record, unless it is terminated.
@@ -157,7 +169,8 @@ class WindowReplayBuffer(TensorDictReplayBuffer):
             )
             self._sampler.seek(start)
             lanes = self._sampler.num_lanes
-            self.extend(TensorDict(state_dict["records"], batch_size=[steps, lanes]).transpose(0, 1))
+            records = TensorDict(state_dict["records"], batch_size=[steps, lanes])
+            ReplayBuffer.extend(self, records.transpose(0, 1))
         self._sampler.load_priorities(state_dict["priorities"], state_dict["max_priority"])
         if state_dict["rng"] is not None and self._rng is not None:
             self._rng.set_state(state_dict["rng"].cpu())
@@ -181,58 +194,3 @@ class WindowReplayBuffer(TensorDictReplayBuffer):
                 f"got {sampler.ring_length * lanes}."
             )
         return int(steps)
-
-
-def make_replay_buffer(
-    *,
-    capacity: int,
-    num_lanes: int = 1,
-    horizon: int = 5,
-    batch_size: int = 256,
-    alpha: float = 0.4,
-    min_priority: float = 1.0,
-    device: torch.device | str = "cpu",
-    keys: ReplayKeys | None = None,
-    generator: torch.Generator | None = None,
-) -> WindowReplayBuffer:
-    """Make the replay buffer: ``rb.add(step)``, ``rb.sample()``, ``rb.update_priority(anchors, td_error)``.
-
-    Args:
-        capacity: agent steps kept over all lanes; each lane holds ``capacity // num_lanes``.
-        num_lanes: environments stepped together, one lane each.
-        horizon: records H in a window.
-        batch_size: windows in a sample.
-        alpha: exponent of the priorities.
-        min_priority: TD errors below this count as this.
-        device: where records and priorities live.
-        keys: names of the entries to store.
-        generator: source of the draws; without one, torch's global one.
-
-    Returns:
-        A buffer whose samples have the batch size [batch_size, horizon].
-
-    Raises:
-        InputError: an argument is out of its range, or a lane would not hold more than one window.
-
-    Example:
-        >>> from uld_torchrl.data import make_replay_buffer
-        >>> len(make_replay_buffer(capacity=1000, num_lanes=4))
-        0
-    """
-    if batch_size < 1:
-        raise InputError(f"batch_size must be at least 1, got {batch_size}.")
-    if num_lanes < 1:
-        raise InputError(f"num_lanes must be at least 1, got {num_lanes}.")
-    keys = keys or ReplayKeys()
-    ring = capacity // num_lanes
-    sampler = SubTrajectorySampler(
-        ring, num_lanes, horizon, alpha=alpha, min_priority=min_priority, keys=keys, device=device
-    )
-    return WindowReplayBuffer(
-        storage=LazyTensorStorage(ring * num_lanes, ndim=2, device=device),
-        sampler=sampler,
-        sample_unit=HorizonWindow(horizon, keys.terminated),
-        writer=RoundRobinWriter(),
-        batch_size=batch_size,
-        generator=generator,
-    )

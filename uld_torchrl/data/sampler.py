@@ -154,6 +154,12 @@ class SubTrajectorySampler(Sampler):
         self._decide(min(steps + self.horizon - 1, self._written), storage)
         self._drawable = False
 
+    def drop_oldest(self, steps: int) -> None:
+        """Forget the oldest ``steps`` time steps, as if the ring were that much shorter for now."""
+        zeros = torch.zeros(steps, self.num_lanes, dtype=torch.float64, device=self._max_priority.device)
+        self._assign(self._head - self._written, zeros)
+        self._written, self._drawable = self._written - steps, False
+
     def _steps_written(self, index: int | Tensor, storage: TensorStorage | None) -> int:
         shape = (self.ring_length, self.num_lanes)
         if storage is None or storage.ndim != 2 or tuple(storage._total_shape) != shape:
@@ -184,8 +190,11 @@ class SubTrajectorySampler(Sampler):
         return newest.view(steps, self.num_lanes)
 
     def _assign_newest(self, priorities: Tensor) -> None:
-        """Set the priorities of the newest time steps [steps, L], which may wrap round the ring's end."""
-        start = self._head - len(priorities)
+        """Set the priorities of the newest time steps, [steps, L]."""
+        self._assign(self._head - len(priorities), priorities)
+
+    def _assign(self, start: int, priorities: Tensor) -> None:
+        """Set the priorities [steps, L] of the time steps from ``start`` on, which may be negative."""
         before = max(-start, 0)
         if before:
             self._priorities.assign_range(
