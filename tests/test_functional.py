@@ -14,7 +14,7 @@ from types import ModuleType
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import uld_torchrl
@@ -22,6 +22,7 @@ from uld_torchrl.functional import (
     alive_mask,
     n_step_return,
     one_hot_argmax,
+    random_shift,
     symexp,
     symexp_bins,
     two_hot,
@@ -229,6 +230,39 @@ def test_one_hot_argmax() -> None:
     assert one_hot_argmax(torch.tensor([3, 5])).tolist() == [0, 1]
 
 
+# Random shifts
+
+
+def _padded_and_cut(image: torch.Tensor, shift: tuple[int, int], pad: int) -> torch.Tensor:
+    """The definition: repeat the edge ``pad`` times on all sides, then cut out from (dy, dx) on."""
+    height, width = image.shape[-2:]
+    padded = torch.nn.functional.pad(image.double(), (pad,) * 4, mode="replicate")
+    return padded[..., shift[0] : shift[0] + height, shift[1] : shift[1] + width].to(image.dtype)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 3), st.integers(1, 6), st.integers(1, 6), st.integers(0, 4), st.data())
+def test_random_shift_is_padding_and_cutting(
+    channels: int, h: int, w: int, pad: int, data: st.DataObject
+) -> None:
+    images = torch.randint(256, (2, 3, channels, h, w), dtype=torch.uint8)
+    steps = st.integers(0, 2 * pad)
+    pairs = data.draw(st.lists(st.tuples(steps, steps), min_size=6, max_size=6))
+    out = random_shift(images, torch.tensor(pairs).view(2, 3, 2), pad)
+    for number, pair in enumerate(pairs):
+        row, column = divmod(number, 3)
+        assert torch.equal(out[row, column], _padded_and_cut(images[row, column], pair, pad))
+    unmoved = random_shift(images, torch.full((2, 3, 2), pad), pad)
+    assert torch.equal(unmoved, images)
+
+
+def test_random_shift_reads_overlapping_views() -> None:
+    frames = torch.randint(256, (5, 4, 4), dtype=torch.uint8)
+    views = frames.unfold(0, 2, 1).movedim(-1, 1)
+    pairs = torch.tensor([[0, 2], [1, 1], [2, 0], [0, 0]])
+    assert torch.equal(random_shift(views, pairs, 1), random_shift(views.clone(), pairs, 1))
+
+
 # Annotated shapes
 
 
@@ -256,6 +290,7 @@ def test_right_shapes_pass_the_annotations(checked: ModuleType) -> None:
     checked.two_hot_cross_entropy(torch.zeros(2, 5, 3), torch.zeros(2, 5), bins)
     checked.two_hot_mean(torch.zeros(2, 5, 3), bins)
     checked.one_hot_argmax(torch.zeros(2, 3))
+    checked.random_shift(torch.zeros(2, 5, 4, 8, 9), torch.zeros(2, 5, 2, dtype=torch.long), 4)
 
 
 @pytest.mark.parametrize(
@@ -268,6 +303,8 @@ def test_right_shapes_pass_the_annotations(checked: ModuleType) -> None:
         ("two_hot_cross_entropy", lambda: (torch.zeros(2, 4), torch.zeros(2), torch.arange(3.0))),
         ("two_hot_cross_entropy", lambda: (torch.zeros(5, 3), torch.zeros(2), torch.arange(3.0))),
         ("two_hot_mean", lambda: (torch.zeros(2, 4), torch.arange(3.0))),
+        ("random_shift", lambda: (torch.zeros(2, 4, 8, 9), torch.zeros(2, 2), 4)),
+        ("random_shift", lambda: (torch.zeros(2, 4, 8, 9), torch.zeros(3, 2, dtype=torch.long), 4)),
         ("symexp", lambda: (torch.zeros(2, dtype=torch.int64),)),
     ],
 )

@@ -61,9 +61,12 @@ class ModelConfig:
     """The bins are symexp of an even grid on [-bin_range, bin_range]."""
     gumbel_tau: float = 10.0
     """Temperature of the Gumbel-softmax policy (discrete actions)."""
+    conv_channels: int = 32
+    """Channels of each convolution of the encoder of images."""
 
     def __post_init__(self) -> None:
         _positive(self, "z_s_dim", "z_a_dim", "z_sa_dim", "hidden_dim", "bin_range", "gumbel_tau")
+        _positive(self, "conv_channels")
         if self.num_bins < 3:
             raise InputError(f"num_bins must be at least 3, got {self.num_bins}.")
         if self.bin_range > 80:
@@ -134,9 +137,12 @@ class OptimConfig:
     schedule: Schedule = "periodic"
     """'periodic': all encoder updates of a period at its start; 'every_step': one with each value update."""
 
+    image_shift: int = 4
+    """Largest random shift of images in pixels; 0 switches it off."""
+
     def __post_init__(self) -> None:
         _positive(self, "batch_size", "encoder_lr", "value_lr", "policy_lr", "value_grad_clip", "period")
-        _non_negative(self, "weight_decay")
+        _non_negative(self, "weight_decay", "image_shift")
         one_of("schedule", self.schedule, ("periodic", "every_step"))
 
 

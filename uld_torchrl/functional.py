@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 
@@ -130,6 +130,36 @@ def two_hot_mean(logits: Float[Tensor, "*b k"], bins: Float[Tensor, "k"]) -> Flo
         tensor(1.5000)
     """
     return (logits.softmax(-1) * bins).sum(-1)
+
+
+def random_shift(
+    pixels: Shaped[Tensor, "*b c h w"], shifts: Int[Tensor, "*b 2"], pad: int
+) -> Shaped[Tensor, "*b c h w"]:
+    """Move each image as if cut from a padded copy: ``out[i, j] = in[i + dy - pad, j + dx - pad]``.
+
+    Indices beyond the image are those of its edge. All channels of an image, and so all frames of a stack,
+    move together (DrQ-v2, arXiv 2107.09645, without its interpolation; MR.Q, arXiv 2501.16142).
+
+    Args:
+        pixels: (..., C, h, w) of any type.
+        shifts: (..., 2) integers (dy, dx) in [0, 2 pad], one pair an image.
+        pad: pixels of padding; ``shifts == pad`` leaves the image as it is.
+
+    Example:
+        >>> image = torch.arange(9).view(1, 3, 3)
+        >>> random_shift(image, torch.tensor([2, 1]), pad=1)
+        tensor([[[3, 4, 5],
+                 [6, 7, 8],
+                 [6, 7, 8]]])
+    """
+    height, width = pixels.shape[-2:]
+    rows, columns = (
+        (shifts[..., axis, None] - pad + torch.arange(size, device=pixels.device)).clamp(0, size - 1)
+        for axis, size in enumerate((height, width))
+    )
+    index = (rows.unsqueeze(-1) * width + columns.unsqueeze(-2)).flatten(-2).unsqueeze(-2)
+    flat = pixels.flatten(-2)
+    return flat.gather(-1, index.expand(flat.shape)).view(pixels.shape)
 
 
 def one_hot_argmax(x: Shaped[Tensor, "*b a"]) -> Shaped[Tensor, "*b a"]:

@@ -26,6 +26,7 @@ from uld_torchrl.modules import (
     GumbelPolicy,
     LinearPredictor,
     Networks,
+    PixelEncoder,
     StateActionEncoder,
     TanhPolicy,
     ValueHead,
@@ -70,7 +71,15 @@ def test_sizes_are_those_of_the_settings() -> None:
 
 def test_defaults_of_the_parts_are_those_of_the_settings() -> None:
     settings = vars(ModelConfig()) | {"tau": ModelConfig().gumbel_tau}
-    parts = (VectorEncoder, StateActionEncoder, LinearPredictor, TanhPolicy, GumbelPolicy, ValueHead)
+    parts = (
+        VectorEncoder,
+        PixelEncoder,
+        StateActionEncoder,
+        LinearPredictor,
+        TanhPolicy,
+        GumbelPolicy,
+        ValueHead,
+    )
     defaults = {
         (part.__name__, name): parameter.default
         for part in parts
@@ -78,7 +87,7 @@ def test_defaults_of_the_parts_are_those_of_the_settings() -> None:
         if parameter.default is not parameter.empty
     }
     assert defaults == {(part, name): settings[name] for part, name in defaults}
-    assert len(defaults) == 13
+    assert len(defaults) == 15
 
 
 @pytest.mark.parametrize("spec", [Bounded(-1, 1, (2,)), OneHot(2)])

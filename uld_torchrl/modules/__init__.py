@@ -4,7 +4,7 @@ Plain ``nn.Module`` classes on tensors, and :func:`make_networks`, which wraps t
 modules. Losses are in ``objectives``.
 """
 
-from uld_torchrl.modules.encoders import LinearPredictor, StateActionEncoder, VectorEncoder
+from uld_torchrl.modules.encoders import LinearPredictor, PixelEncoder, StateActionEncoder, VectorEncoder
 from uld_torchrl.modules.exploration import ExplorationNoise
 from uld_torchrl.modules.factory import Networks, make_networks, make_policy, noise_scale
 from uld_torchrl.modules.policies import GumbelPolicy, TanhPolicy
@@ -17,6 +17,7 @@ __all__ = [
     "LatentRollout",
     "LinearPredictor",
     "Networks",
+    "PixelEncoder",
     "StateActionEncoder",
     "TanhPolicy",
     "ValueHead",

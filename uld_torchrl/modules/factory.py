@@ -15,10 +15,10 @@ from torch import nn
 from torchrl.data import TensorSpec
 
 from uld_torchrl.config import AgentConfig, ModelConfig
-from uld_torchrl.modules.encoders import LinearPredictor, StateActionEncoder, VectorEncoder
+from uld_torchrl.modules.encoders import LinearPredictor, PixelEncoder, StateActionEncoder, VectorEncoder
 from uld_torchrl.modules.exploration import ExplorationNoise
 from uld_torchrl.modules.policies import GumbelPolicy, TanhPolicy
-from uld_torchrl.modules.specs import check_unit_bounds, is_discrete, vector_size
+from uld_torchrl.modules.specs import check_unit_bounds, is_discrete, is_image, vector_size
 from uld_torchrl.modules.value import ValueHead
 
 
@@ -59,20 +59,26 @@ def _actor(z_s_dim: int, action_dim: int, discrete: bool, model: ModelConfig) ->
     return TensorDictModule(policy, in_keys=["state_embedding"], out_keys=["action", "pre_activation"])
 
 
+def _state_encoder(spec: TensorSpec, model: ModelConfig) -> nn.Module:
+    if is_image(spec):
+        return PixelEncoder(spec.shape[-3:], model.conv_channels, model.z_s_dim)
+    return VectorEncoder(vector_size(spec), model.hidden_dim, model.z_s_dim)
+
+
 def make_networks(
     observation_spec: TensorSpec,
     action_spec: TensorSpec,
     model: ModelConfig | None = None,
     *,
-    observation_key: NestedKey = "observation",
+    observation_key: NestedKey | None = None,
 ) -> Networks:
     """Build f, g, m, the policy and two value heads for an environment's specs.
 
     Args:
-        observation_spec: float vector (..., observation_dim).
+        observation_spec: float vector (..., observation_dim), or uint8 stack of images (..., k C, h, w).
         action_spec: ``Bounded`` float with the bounds -1 and 1, or ``OneHot`` (..., A).
         model: sizes; default :class:`~uld_torchrl.config.ModelConfig`.
-        observation_key: where f reads.
+        observation_key: where f reads; by default "pixels" for images, else "observation".
 
     Raises:
         InputError: a spec of an unsupported kind, or bounds other than -1 and 1.
@@ -86,13 +92,14 @@ def make_networks(
     model = model or ModelConfig()
     check_unit_bounds(action_spec)
     discrete, action_dim = is_discrete(action_spec), action_spec.shape[-1]
-    encoder = VectorEncoder(vector_size(observation_spec), model.hidden_dim, model.z_s_dim)
+    encoder = _state_encoder(observation_spec, model)
+    observed = observation_key or ("pixels" if is_image(observation_spec) else "observation")
     joint = StateActionEncoder(model.z_s_dim, action_dim, model.z_a_dim, model.hidden_dim, model.z_sa_dim)
     predictor = LinearPredictor(model.z_sa_dim, model.z_s_dim, model.num_bins)
     heads = [ValueHead(model.z_sa_dim, model.hidden_dim) for _ in range(2)]
     z_s, z_sa = "state_embedding", "state_action_embedding"
     return Networks(
-        TensorDictModule(encoder, in_keys=[observation_key], out_keys=[z_s]),
+        TensorDictModule(encoder, in_keys=[observed], out_keys=[z_s]),
         TensorDictModule(joint, in_keys=[z_s, "action"], out_keys=[z_sa]),
         TensorDictModule(
             predictor, in_keys=[z_sa], out_keys=["terminated_pred", ("next", z_s), "reward_logits"]

@@ -1,4 +1,4 @@
-"""Building blocks of all networks: an initialised Linear, and the three-layer MLP.
+"""Building blocks of all networks: initialised Linear and Conv2d, and the three-layer MLP.
 
 LayerNorm has no parameters (MR.Q, arXiv 2501.16142). The encoders, policies and value heads made of
 these are in the neighbouring files.
@@ -45,6 +45,25 @@ class Linear(nn.Linear):
         if self.bias is not None:
             with torch.no_grad():
                 self.bias.zero_()
+
+
+class Conv2d(nn.Conv2d):
+    """Unpadded ``nn.Conv2d`` with Xavier-uniform weights (ReLU gain) and zero bias.
+
+    Example:
+        >>> Conv2d(4, 32, 3, 2)(torch.zeros(1, 4, 84, 84)).shape
+        torch.Size([1, 32, 41, 41])
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, stride: int = 1) -> None:
+        super().__init__(in_channels, out_channels, kernel_size, stride)
+
+    def reset_parameters(self) -> None:
+        """Draw the weights anew and zero the bias."""
+        # Here the kernel is a receptive field: torch's own counts it.
+        nn.init.xavier_uniform_(self.weight, math.sqrt(2.0))
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
 
 
 def layer_norm(x: Tensor) -> Tensor:

@@ -75,11 +75,22 @@ def check_unit_bounds(action_spec: TensorSpec) -> None:
     )
 
 
+def is_image(observation_spec: TensorSpec) -> bool:
+    """Tell stacks of uint8 images, (..., k C, h, w), from other observations.
+
+    Example:
+        >>> from torchrl.data import UnboundedDiscrete
+        >>> is_image(UnboundedDiscrete((4, 84, 84), dtype=torch.uint8))
+        True
+    """
+    return observation_spec.dtype == torch.uint8 and observation_spec.ndim >= 3
+
+
 def vector_size(observation_spec: TensorSpec) -> int:
     """Return the length of a flat float observation.
 
     Raises:
-        InputError: the observation is not a float vector.
+        InputError: the observation is not a float vector; images of floats among others.
 
     Example:
         >>> from torchrl.data import Unbounded
@@ -88,7 +99,8 @@ def vector_size(observation_spec: TensorSpec) -> int:
     """
     if not observation_spec.shape or not observation_spec.dtype.is_floating_point:
         raise InputError(
-            f"the observation must be a float vector, got {observation_spec.dtype} "
-            f"of shape {tuple(observation_spec.shape)}."
+            "the observation must be a float vector (n,), or a stack of uint8 images (k * channels, height, "
+            f"width) with values from 0 to 255; got {observation_spec.dtype} of shape "
+            f"{tuple(observation_spec.shape)}."
         )
     return observation_spec.shape[-1]

@@ -16,6 +16,7 @@ from torchrl.trainers import OptimizationStepper
 from uld_torchrl.config import OptimConfig
 from uld_torchrl.data import WindowReplayBuffer
 from uld_torchrl.objectives import PeriodicHardUpdate, ULDLoss
+from uld_torchrl.trainers.augmentation import EVERY, shift_images
 
 _ENCODER = ("state_encoder_params", "state_action_encoder_params", "predictor_params")
 
@@ -28,6 +29,9 @@ class ULDOptimizationStepper(OptimizationStepper):
     absolute reward in the buffer; with schedule "periodic", ``period`` encoder updates follow, each
     on a batch of its own. Then, at every update: the value on ``sub_batch`` (and with "every_step"
     the encoder before it), its TD errors as new priorities, the policy.
+
+    Images in a batch are shifted at random before the losses see them, see
+    :func:`~uld_torchrl.trainers.shift_images`.
 
     The termination loss counts from the first period at whose start the buffer holds a termination.
 
@@ -106,10 +110,14 @@ class ULDOptimizationStepper(OptimizationStepper):
         if self.target_updater.step():
             self._begin_period()
         if self.config.schedule == "every_step":
-            self._encoder_metrics = self._update_encoder(sub_batch)
-        value_loss, value = self.loss_module.value_loss(sub_batch)
+            batch = self._shifted(sub_batch)
+            self._encoder_metrics = self._update_encoder(batch)
+        else:
+            n = self.loss_module.n_steps
+            batch = self._shifted(sub_batch, slice(n - 1, n))
+        value_loss, value = self.loss_module.value_loss(batch)
         grad_norm = self._update_value(value_loss)
-        self._set_priorities(sub_batch, value)
+        self._set_priorities(batch, value)
         actor_loss, actor = self.loss_module.actor_loss(value)
         self._descend(actor_loss, self.policy_optimizer)
         return self._metrics(value_loss, value, grad_norm, actor_loss, actor)
@@ -125,9 +133,13 @@ class ULDOptimizationStepper(OptimizationStepper):
     def _encoder_burst(self) -> None:
         total: dict[str, Tensor] = {}
         for _ in range(self.config.period):
-            metrics = self._update_encoder(self.replay_buffer.sample())
+            metrics = self._update_encoder(self._shifted(self.replay_buffer.sample()))
             total = {name: value + total.get(name, 0.0) for name, value in metrics.items()}
         self._encoder_metrics = {name: value / self.config.period for name, value in total.items()}
+
+    def _shifted(self, batch: TensorDictBase, next_steps: slice = EVERY) -> TensorDictBase:
+        keys = self.loss_module.state_encoder.in_keys
+        return shift_images(batch, keys, self.config.image_shift, next_steps)
 
     def _update_encoder(self, batch: TensorDictBase) -> dict[str, Tensor]:
         loss, parts = self.loss_module.encoder_loss(batch)

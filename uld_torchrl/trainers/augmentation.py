@@ -1,0 +1,57 @@
+"""Random shifts of the images in a window, applied by the stepper between sampling and the losses.
+
+The shift itself is :func:`uld_torchrl.functional.random_shift`; here is which stacks get one. Vectors pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from tensordict import TensorDictBase
+from tensordict.utils import NestedKey
+from torch import Tensor
+
+from uld_torchrl.functional import random_shift
+from uld_torchrl.modules.rollout import next_key
+
+EVERY = slice(None)
+
+
+def shift_images(
+    window: TensorDictBase, keys: Sequence[NestedKey], pad: int, next_steps: slice = EVERY
+) -> TensorDictBase:
+    """Return the window with the images that the losses read shifted at random.
+
+    Each stack draws its own shift (dy, dx) from {0, ..., 2 pad}^2, the frames of a stack share it (MR.Q,
+    arXiv 2501.16142). The losses read the first observation and, of the next ones, ``next_steps``; the
+    other steps repeat the first one that is read, since shifting them would be wasted.
+
+    Args:
+        window: [B, H]; it is left as it is.
+        keys: of the observations; those that are not uint8 stay as they are.
+        pad: largest shift in pixels; 0 changes nothing.
+        next_steps: steps whose next observations are read: all of them, or one.
+
+    Example:
+        >>> from tensordict import TensorDict
+        >>> image = torch.zeros(2, 3, 4, 32, 32, dtype=torch.uint8)
+        >>> window = TensorDict(pixels=image, next=TensorDict(pixels=image), batch_size=[2, 3])
+        >>> shift_images(window, ["pixels"], pad=4)["next", "pixels"].shape
+        torch.Size([2, 3, 4, 32, 32])
+    """
+    images = [key for key in keys if pad and window.get(key).dtype == torch.uint8]
+    if not images:
+        return window
+    window = window.copy()
+    for key in images:
+        for name, steps in ((key, slice(1)), (next_key(key), next_steps)):
+            window.set(name, _shifted(window.get(name), steps, pad))
+    return window
+
+
+def _shifted(stacks: Tensor, steps: slice, pad: int) -> Tensor:
+    """Shift the stacks [B, H, k C, h, w] of some steps and let them stand for all."""
+    read = stacks[:, steps]
+    shifts = torch.randint(2 * pad + 1, (*read.shape[:2], 2), device=read.device)
+    return random_shift(read, shifts, pad).expand(stacks.shape)
