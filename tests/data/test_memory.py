@@ -1,0 +1,97 @@
+"""The size worked out before a run is the size that a full buffer has; what there is, is asked rightly."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tensordict import TensorDict
+
+from uld_torchrl.data import PIXEL_KEYS, make_replay_buffer, memory
+from uld_torchrl.data.memory import available_bytes, check_room, replay_bytes
+from uld_torchrl.errors import InputError
+
+
+def step(lanes, **observation):
+    flag = torch.zeros(lanes, 1, dtype=torch.bool)
+    after = {
+        "reward": torch.zeros(lanes, 1),
+        "terminated": flag,
+        "truncated": flag,
+        "done": flag,
+        **observation,
+    }
+    action = torch.zeros(lanes, 18, dtype=torch.long)
+    return TensorDict({"action": action, "next": after, **observation}, batch_size=[lanes])
+
+
+def held(rb):
+    records = sum(tensor.nbytes for tensor in rb._storage._storage.values(True, True))
+    sums = rb._sampler._priorities
+    frames = rb.frames.nbytes if hasattr(rb, "frames") else 0
+    return records + frames + sums._blocks.nbytes + sums._sums.nbytes
+
+
+@pytest.mark.parametrize("lanes", [1, 3])
+@pytest.mark.parametrize("kind", ["vectors", "images"])
+def test_the_estimate_is_what_a_buffer_holds(lanes, kind):
+    capacity = 1280 * lanes  # whole blocks of priorities
+    if kind == "vectors":
+        one, options = step(lanes, observation=torch.zeros(lanes, 5)), {}
+    else:
+        one, options = (
+            step(lanes, pixels=torch.zeros(lanes, 4, 20, 20, dtype=torch.uint8)),
+            {"frame_stack": 4},
+        )
+    rb = make_replay_buffer(capacity=capacity, num_lanes=lanes, **options)
+    rb.add(one)
+    keys = PIXEL_KEYS if kind == "images" else None
+    assert replay_bytes(one, capacity, keys=keys, **options) == held(rb)
+
+
+def test_a_million_steps_of_atari_and_dmc_pixels():
+    """The figures of the README: 7 056 bytes a gray frame, 21 168 a colour frame, and what is beside them."""
+    atari = step(1, pixels=torch.zeros(1, 4, 84, 84, dtype=torch.uint8))
+    dmc = step(1, pixels=torch.zeros(1, 9, 84, 84, dtype=torch.uint8))
+    dmc["action"] = torch.zeros(1, 6)
+    sizes = [
+        replay_bytes(one, 1_000_000, frame_stack=k, keys=PIXEL_KEYS) for one, k in ((atari, 4), (dmc, 3))
+    ]
+    assert [round(size / 1e9, 2) for size in sizes] == [7.35, 21.56]
+    assert sizes[0] < 1.05 * 7056 * 1_000_000
+
+
+def test_a_buffer_that_does_not_fit_is_refused_with_advice(monkeypatch):
+    monkeypatch.setattr(memory, "available_bytes", lambda device, folder: 10_000_000_000)
+    assert check_room(9_000_000_000, 1000) == "replay buffer: 9.00 GB of memory for 1000 steps, 10.0 GB free"
+    with pytest.raises(
+        InputError, match=r"needs 20.00 GB of memory for 1000 steps, but only 10.00 GB are free"
+    ) as error:
+        check_room(20_000_000_000, 1000)
+    assert "replay.capacity below 400" in str(error.value) and "--buffer-storage memmap" in str(error.value)
+
+
+def test_a_disk_that_is_too_small_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"GB of disk .*larger disk \(--run-dir\)"):
+        check_room(10**18, 1000, folder=tmp_path / "not" / "made" / "yet")
+
+
+def test_where_nothing_is_known_it_says_so(monkeypatch, tmp_path):
+    monkeypatch.setattr(memory, "MEMINFO", tmp_path / "none")
+    monkeypatch.setattr(memory, "CGROUP", tmp_path)
+    assert available_bytes() is None
+    assert check_room(10**18, 1000).endswith("how much is free is not known")
+
+
+def test_a_control_groups_limit_counts(monkeypatch, tmp_path):
+    for name, text in {
+        "memory.max": "5000\n",
+        "memory.current": "3000\n",
+        "memory.stat": "anon 1\ninactive_file 700\n",
+    }.items():
+        (tmp_path / name).write_text(text)
+    monkeypatch.setattr(memory, "CGROUP", tmp_path)
+    assert available_bytes() == 2700
+    (tmp_path / "memory.max").write_text("max\n")
+    (tmp_path / "meminfo").write_text("MemTotal: 9 kB\nMemAvailable:       7 kB\n")
+    monkeypatch.setattr(memory, "MEMINFO", tmp_path / "meminfo")
+    assert available_bytes() == 7168

@@ -1,0 +1,126 @@
+"""What a replay buffer will take, and what the machine has: asked before a run, not found out after hours.
+
+Sizes are worked out from one time step. What networks and updates need comes on top and is not counted.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import torch
+from tensordict import TensorDictBase
+
+from uld_torchrl.data.frames import frames_for
+from uld_torchrl.data.keys import ReplayKeys
+from uld_torchrl.data.pixels import FrameKeys
+from uld_torchrl.errors import InputError
+
+GB = 1e9
+PRIORITY_BYTES = 8 + 8 / 64  # float64, and one sum for a block of 64
+FRAME_NAME_BYTES = 24  # lane, position and depth
+
+CGROUP = Path("/sys/fs/cgroup")
+MEMINFO = Path("/proc/meminfo")
+
+
+def replay_bytes(
+    step: TensorDictBase, capacity: int, *, frame_stack: int | None = None, keys: ReplayKeys | None = None
+) -> int:
+    """Return the bytes of a full replay buffer.
+
+    Args:
+        step: one time step of all lanes, [num_lanes], such as ``env.fake_tensordict()``.
+        capacity: agent steps over all lanes.
+        frame_stack: frames k in an image observation, each stored once; None for vectors.
+        keys: what is stored.
+
+    Raises:
+        KeyError: the step lacks an entry.
+
+    Example:
+        >>> from tensordict import TensorDict
+        >>> flag = torch.zeros(1, 1, dtype=torch.bool)
+        >>> after = {"observation": torch.zeros(1, 17), "reward": torch.zeros(1, 1)}
+        >>> after |= {"terminated": flag, "truncated": flag, "done": flag}
+        >>> step = {"observation": torch.zeros(1, 17), "action": torch.zeros(1, 6), "next": after}
+        >>> replay_bytes(TensorDict(step, batch_size=[1]), 1_000_000)
+        175125000
+    """
+    keys = keys or ReplayKeys()
+    lanes, ring = len(step), capacity // len(step)
+    kept = keys if frame_stack is None else FrameKeys.of(keys)
+    entries = [step.get(key) for key in kept.stored if key in step.keys(True, True)]
+    record = sum(entry[0].nbytes for entry in entries) + PRIORITY_BYTES
+    if frame_stack is None:
+        return int(ring * lanes * record)
+    frame = step.get(keys.observation)[0].nbytes // frame_stack
+    return int(lanes * (ring * (record + FRAME_NAME_BYTES) + frames_for(ring, frame_stack) * frame))
+
+
+def available_bytes(device: torch.device | str = "cpu", folder: Path | None = None) -> int | None:
+    """Return the free bytes of a device's memory, or of the disk that holds ``folder``; None if not known.
+
+    On Linux a control group's limit counts, as containers and batch systems set it.
+
+    Example:
+        >>> free = available_bytes()
+        >>> free is None or free > 0
+        True
+    """
+    if folder is not None:
+        there = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+        return shutil.disk_usage(there).free
+    if torch.device(device).type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    known = [size for size in (_machine_bytes(), _group_bytes()) if size is not None]
+    return min(known, default=None)
+
+
+def _machine_bytes() -> int | None:
+    try:
+        lines = MEMINFO.read_text().splitlines()
+    except OSError:  # not Linux
+        return None
+    return next((1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")), None)
+
+
+def _group_bytes() -> int | None:
+    try:
+        limit = (CGROUP / "memory.max").read_text().strip()
+        used = int((CGROUP / "memory.current").read_text())
+        entries = dict(line.split() for line in (CGROUP / "memory.stat").read_text().splitlines())
+    except (OSError, ValueError):
+        return None
+    # Cached files count as used, but make room when memory is needed.
+    return None if limit == "max" else max(int(limit) - used + int(entries.get("inactive_file", 0)), 0)
+
+
+def check_room(
+    size: int, capacity: int, device: torch.device | str = "cpu", folder: Path | None = None
+) -> str:
+    """Return a sentence on what the replay buffer will take and what there is.
+
+    Raises:
+        InputError: there is less; the message says what can be done.
+
+    Example:
+        >>> check_room(8_000_000, 1000).split(",")[0]
+        'replay buffer: 0.01 GB of memory for 1000 steps'
+    """
+    place = "disk" if folder is not None else "memory"
+    free = available_bytes(device, folder)
+    need = f"{size / GB:.2f} GB of {place} for {capacity} steps"
+    if free is None:
+        return f"replay buffer: {need}; how much is free is not known"
+    if size < free:
+        return f"replay buffer: {need}, {free / GB:.1f} GB free"
+    raise InputError(
+        f"the replay buffer needs {need}, but only {free / GB:.2f} GB are free. Keep fewer steps "
+        f"(replay.capacity below {int(capacity * 0.8 * free / size)}; --set replay.capacity=...), or "
+        + (
+            "keep it on a larger disk (--run-dir)."
+            if folder is not None
+            else "map it to files (--buffer-storage memmap)."
+        )
+    )
