@@ -32,7 +32,8 @@ class Train:
     """Train an agent; the same command again goes on where it stopped."""
 
     env: tyro.conf.Positional[str] = DEFAULT_ENV
-    """Environment: gym/<Gymnasium id>, dmc/<domain>-<task>, or a bare Gymnasium id."""
+    """Environment: gym/<Gymnasium id>, dmc/<domain>-<task>, dmc-pixels/<domain>-<task>, atari/<Game>, or a
+    bare Gymnasium id."""
     preset: PresetName = "small"
     """Settings: small (CPU, first contact), uld, mrq (published), debug (seconds, learns nothing)."""
     schedule: Schedule | None = None
@@ -43,6 +44,8 @@ class Train:
     """Environments stepped together; a vector step is as many agent steps, and as many updates."""
     env_workers: int = 0
     """Worker processes that step the environments; 0: this process. The result is the same."""
+    buffer_storage: Literal["memory", "memmap"] = "memory"
+    """Where the replay buffer is: in memory, or mapped to files in the run directory."""
     total_steps: int | None = None
     """Agent steps of the whole run."""
     name: str | None = None
@@ -151,6 +154,7 @@ def _train(command: Train) -> None:
         fresh=command.fresh,
         device=pick_device(command.device),
         env_workers=command.env_workers,
+        buffer_storage=command.buffer_storage,
         log_to=command.log,
         progress=True,
     )
@@ -158,6 +162,8 @@ def _train(command: Train) -> None:
         if trainer.step:
             state = "is finished" if trainer.finished else f"goes on from step {trainer.step}"
             print(f"{trainer.run.path} {state}")
+        if not trainer.finished:
+            print(trainer.room)
         result = trainer.train()
     print(
         f"return {result.return_mean:.1f} (sd {result.return_std:.1f}, {config.run.eval_episodes} episodes) "

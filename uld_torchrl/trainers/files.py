@@ -1,9 +1,31 @@
-"""Replacing small text files as a whole, so that a crash leaves the old one or the new one."""
+"""Small files replaced as a whole, so that a crash leaves the old one or the new one; folders for a while."""
 
 from __future__ import annotations
 
 import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+
+@contextmanager
+def emptied(folder: Path) -> Iterator[Path]:
+    """Give an empty folder and delete it in the end; what an earlier process left there goes first.
+
+    Example:
+        >>> import tempfile
+        >>> with emptied(Path(tempfile.mkdtemp()) / "scratch") as folder:
+        ...     _ = (folder / "big").write_text("data")
+        >>> folder.exists()
+        False
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def replace_text(path: Path, text: str) -> None:

@@ -16,6 +16,7 @@ import torch
 from gymnasium.vector import VectorEnv, VectorWrapper
 
 from uld_torchrl.config import DEFAULT_ENV, PRESETS, AgentConfig, PresetName, check_run, preset
+from uld_torchrl.data import StorageName
 from uld_torchrl.envs import EnvLike
 from uld_torchrl.envs.sources import is_plain_vector
 from uld_torchrl.errors import InputError
@@ -35,6 +36,7 @@ def train(
     device: torch.device | str = "auto",
     eval_env: EnvLike | None = None,
     env_workers: int = 0,
+    buffer_storage: StorageName = "memory",
     log_to: Sequence[LogTarget] = (),
     progress: bool = True,
 ) -> TrainResult:
@@ -57,6 +59,7 @@ def train(
         eval_env: what evaluation plays; by default ``env``, of an object a deep copy made at the start
             (Gymnasium's MuJoCo tasks copy themselves by being made again with their arguments).
         env_workers: worker processes that step the training environments; 0: this process.
+        buffer_storage: "memory", or "memmap" to map the replay buffer to files in the run's directory.
         log_to: "tensorboard", "wandb": log there too.
         progress: show progress on standard error.
 
@@ -91,6 +94,7 @@ def train(
         device=pick_device(str(device)),
         eval_env=None if eval_env is None else _kept_open(eval_env),
         env_workers=env_workers,
+        buffer_storage=buffer_storage,
         log_to=log_to,
         progress=progress,
     )

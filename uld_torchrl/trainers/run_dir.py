@@ -65,6 +65,11 @@ class RunDir:
         return self.path / "checkpoints"
 
     @property
+    def replay(self) -> Path:
+        """The replay buffer's files while a run with ``--buffer-storage memmap`` goes on."""
+        return self.path / "replay"
+
+    @property
     def model(self) -> Path:
         """The final model: config.json and model.safetensors."""
         return self.path / "model"

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -22,7 +22,14 @@ from torchrl.checkpoint import GlobalRNGState
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
 from uld_torchrl.config import AgentConfig
-from uld_torchrl.data import WindowReplayBuffer, make_replay_buffer
+from uld_torchrl.data import (
+    PIXEL_KEYS,
+    StorageName,
+    WindowReplayBuffer,
+    check_room,
+    make_replay_buffer,
+    replay_bytes,
+)
 from uld_torchrl.envs import (
     EnvLike,
     copy_env,
@@ -31,11 +38,12 @@ from uld_torchrl.envs import (
     task_spaces,
     task_to_json,
 )
-from uld_torchrl.errors import EnvironmentFault, InputError, check_seed
+from uld_torchrl.errors import EnvironmentFault, InputError, check_seed, one_of
 from uld_torchrl.trainers.agent import Agent
 from uld_torchrl.trainers.checkpoints import RunCheckpoints
 from uld_torchrl.trainers.environments import check_pair, warn_of_statistics, with_lanes
 from uld_torchrl.trainers.evaluation import Evaluation, evaluate, make_eval_env, stream_seed
+from uld_torchrl.trainers.files import emptied
 from uld_torchrl.trainers.logs import LogTarget, RunLog, read_rows
 from uld_torchrl.trainers.plots import plot_learning_curve
 from uld_torchrl.trainers.progress import Progress, quiet_torchrl
@@ -82,12 +90,14 @@ class ULDTrainer:
         device: of networks and replay buffer.
         eval_env: what evaluation plays; by default ``env``, of an instance a copy made now.
         env_workers: processes that step the training environments; 0: this one. The result is the same.
+        buffer_storage: "memory", or "memmap" to map the replay buffer to files in the run's directory, which
+            are deleted in the end. The result is the same.
         log_to: "tensorboard", "wandb": log there too.
         progress: show progress on standard error.
 
     Raises:
-        InputError: unsupported spaces, another configuration in the directory, a damaged checkpoint, a
-            directory that another trainer holds.
+        InputError: no room for the replay buffer, unsupported spaces, another configuration in the directory,
+            a damaged checkpoint, a directory that another trainer holds.
 
     Example:
         >>> import tempfile
@@ -110,6 +120,7 @@ class ULDTrainer:
         device: torch.device | str = "cpu",
         eval_env: EnvLike | None = None,
         env_workers: int = 0,
+        buffer_storage: StorageName = "memory",
         log_to: Sequence[LogTarget] = (),
         progress: bool = False,
     ) -> None:
@@ -126,36 +137,58 @@ class ULDTrainer:
         try:
             self.eval_env = make_eval_env(other, config.run.eval_episodes, self.device)
             check_pair(self.env, self.eval_env, config.loss.horizon)
+            self.room = self._check_room(Path(run_dir), buffer_storage)
             task = {"layers": layers, **task_to_json(task_spaces(self.env))}
             self.run = open_run(Path(run_dir), self.env_id, name, self.seed, config, task=task, fresh=fresh)
             self._held.enter_context(locked(self.run))
-            self._build()
+            self._build(buffer_storage)
         except BaseException:
             self.close()
             raise
 
-    def _build(self) -> None:
+    def _check_room(self, root: Path, storage: StorageName) -> str:
+        """Return a sentence on the replay buffer's size, or refuse what does not fit."""
+        one_of("buffer_storage", storage, get_args(StorageName))
+        size = replay_bytes(self.env.fake_tensordict(), self._capacity, **self._observed)
+        return check_room(size, self._capacity, self.device, root if storage == "memmap" else None)
+
+    @property
+    def _capacity(self) -> int:
+        """Steps to keep: no more than the run can fill, and room for one window in each lane."""
+        run = self.config.run
+        useful = max(run.total_steps, self.config.loss.horizon * run.num_envs) + run.num_envs
+        return min(self.config.replay.capacity, useful)
+
+    @property
+    def _observed(self) -> dict[str, Any]:
+        """What the replay buffer must know of the observations."""
+        frames = getattr(task_spaces(self.env), "frames", None)
+        return {} if frames is None else {"frame_stack": frames, "keys": PIXEL_KEYS}
+
+    def _build(self, storage: StorageName) -> None:
         _seed_everything(self.seed)
         self.agent = Agent.for_env(self.env_id, self.env, self.config, self.device)
-        self.buffer = self._make_buffer()
+        self.buffer = self._make_buffer(storage)
         self.stepper = ULDOptimizationStepper(self.agent.loss, self.buffer, self.config.optim)
         # Our replay makes no window that runs past a truncation; asking would make a GPU wait.
         self.agent.loss.check_windows = False
         self.checkpoints = RunCheckpoints(self.run.checkpoints, self._components())
         self._resume()
 
-    def _make_buffer(self) -> WindowReplayBuffer:
+    def _make_buffer(self, storage: StorageName) -> WindowReplayBuffer:
         replay, run = self.config.replay, self.config.run
-        # No more than the run can fill, and room for one window in each lane.
-        useful = max(run.total_steps, self.config.loss.horizon * run.num_envs) + run.num_envs
+        folder = self._held.enter_context(emptied(self.run.replay)) if storage == "memmap" else None
         return make_replay_buffer(
-            capacity=min(replay.capacity, useful),
+            capacity=self._capacity,
             num_lanes=run.num_envs,
             horizon=self.config.loss.horizon,
             batch_size=self.config.optim.batch_size,
             alpha=replay.lap_alpha,
             min_priority=replay.lap_min_priority,
             device=self.device,
+            storage=storage,
+            folder=folder,
+            **self._observed,
         )
 
     # Saving and resuming

@@ -1,0 +1,66 @@
+"""Where the replay buffer of a run is: in memory or in files, with the same result; and whether it has room."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from uld_torchrl.config import preset
+from uld_torchrl.data import memory
+from uld_torchrl.errors import InputError
+from uld_torchrl.trainers import ULDTrainer
+
+
+def trained(folder, storage, steps=200):
+    config = preset("debug")
+    config = replace(config, run=replace(config.run, total_steps=steps, eval_every=100))
+    trainer = ULDTrainer("CartPole-v1", config, run_dir=folder, buffer_storage=storage)
+    mapped = [path.name for path in trainer.run.path.glob("replay/**/*.memmap")]
+    result = trainer.train()
+    trainer.close()
+    return result, mapped
+
+
+def test_a_run_with_mapped_files_is_the_same_run(tmp_path):
+    plain, none = trained(tmp_path / "a", "memory")
+    mapped, files = trained(tmp_path / "b", "memmap")
+    assert none == [] and files == []  # files appear with the first step
+    for name in ("metrics.csv", "eval.csv"):
+        assert (mapped.path / name).read_bytes() == (plain.path / name).read_bytes()
+    assert not (mapped.path / "replay").exists()
+
+
+def test_the_files_are_there_while_it_runs_and_a_longer_run_goes_on_from_the_checkpoint(
+    tmp_path, monkeypatch
+):
+    seen = []
+    save = ULDTrainer.save
+
+    def spied(trainer):
+        seen.append(len(list((trainer.run.path / "replay").rglob("*.memmap"))))
+        save(trainer)
+
+    monkeypatch.setattr(ULDTrainer, "save", spied)
+    trained(tmp_path, "memmap")
+    assert min(seen) > 3
+    config = preset("debug")
+    config = replace(config, run=replace(config.run, total_steps=260, eval_every=100))
+    longer = ULDTrainer("CartPole-v1", config, run_dir=tmp_path)  # in memory this time
+    assert longer.started_from == 200 and longer.buffer.state_dict()["head"] == 200
+    assert longer.train().step == 260
+    longer.close()
+
+
+def test_a_buffer_without_room_is_refused_before_anything_is_written(tmp_path, monkeypatch):
+    monkeypatch.setattr(memory, "available_bytes", lambda device, folder: 1000)
+    with pytest.raises(InputError, match=r"the replay buffer needs .* GB of memory for 201 steps"):
+        trained(tmp_path, "memory")
+    with pytest.raises(InputError, match="GB of disk"):
+        trained(tmp_path, "memmap")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_another_storage_is_refused(tmp_path):
+    with pytest.raises(InputError, match="buffer_storage must be one of memory, memmap; got 'tape'"):
+        trained(tmp_path, "tape")
