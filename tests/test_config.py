@@ -14,9 +14,11 @@ import pytest
 from uld_torchrl.config import (
     PRESETS,
     AgentConfig,
+    AtariConfig,
     LossConfig,
     ModelConfig,
     OptimConfig,
+    PixelConfig,
     ReplayConfig,
     RunConfig,
     differences,
@@ -33,6 +35,8 @@ PARTS = {
     "optim": OptimConfig,
     "replay": ReplayConfig,
     "run": RunConfig,
+    "pixels": PixelConfig,
+    "atari": AtariConfig,
 }
 
 
@@ -44,6 +48,20 @@ def test_the_default_has_the_published_values() -> None:
     assert dataclasses.astuple(config.optim) == (256, 1e-4, 3e-4, 3e-4, 1e-4, 20.0, 250, "periodic", 4)
     assert dataclasses.astuple(config.replay) == (1_000_000, 0.4, 1.0)
     assert config.run.random_steps == 10_000 and config.run.greedy_discrete_eval
+    assert dataclasses.astuple(config.pixels) == (84, 3, False)
+    assert dataclasses.asdict(config.atari) == {
+        "frame_skip": 4,
+        "frame_size": 84,
+        "frame_stack": 4,
+        "grayscale": True,
+        "sticky_actions": 0.25,
+        "clip_rewards": False,
+        "terminal_on_life_loss": False,
+        "noop_max": 0,
+        "max_frames": 108_000,
+        "eval_epsilon": 1e-3,
+        "full_action_space": False,
+    }
 
 
 def test_presets() -> None:
@@ -74,6 +92,8 @@ POSITIVE = {
     OptimConfig: ("batch_size", "encoder_lr", "value_lr", "policy_lr", "value_grad_clip", "period"),
     ReplayConfig: ("capacity", "lap_min_priority"),
     RunConfig: ("total_steps", "num_envs", "eval_every", "eval_episodes", "checkpoint_every", "log_every"),
+    PixelConfig: ("frame_size", "frame_stack"),
+    AtariConfig: ("frame_skip", "frame_size", "frame_stack", "max_frames"),
 }
 NOT_NEGATIVE = {
     LossConfig: (
@@ -88,6 +108,7 @@ NOT_NEGATIVE = {
     OptimConfig: ("weight_decay", "image_shift"),
     ReplayConfig: ("lap_alpha",),
     RunConfig: ("random_steps",),
+    AtariConfig: ("noop_max",),
 }
 
 
@@ -112,6 +133,7 @@ def test_coefficients_may_be_zero_but_not_negative(part: Any, name: str) -> None
 def test_every_number_is_checked() -> None:
     checked = {(part, name) for table in (POSITIVE, NOT_NEGATIVE) for part in table for name in table[part]}
     checked |= {(ModelConfig, "num_bins"), (LossConfig, "gamma")}
+    checked |= {(AtariConfig, "sticky_actions"), (AtariConfig, "eval_epsilon")}
     numbers = {
         (part, field.name)
         for part in PARTS.values()
@@ -130,6 +152,8 @@ def test_every_number_is_checked() -> None:
         (LossConfig, {"gamma": -0.1}, r"gamma must lie in \[0, 1\]"),
         (LossConfig, {"gamma": float("nan")}, r"gamma must lie in \[0, 1\], got nan"),
         (ModelConfig, {"num_bins": 2}, "num_bins must be at least 3, got 2"),
+        (AtariConfig, {"sticky_actions": 1.5}, r"sticky_actions must lie in \[0, 1\], got 1.5"),
+        (AtariConfig, {"eval_epsilon": -0.1}, r"eval_epsilon must lie in \[0, 1\], got -0.1"),
         (OptimConfig, {"schedule": "often"}, "schedule must be one of periodic, every_step; got 'often'"),
     ],
 )
@@ -142,6 +166,7 @@ def test_edges_are_allowed() -> None:
     assert LossConfig(horizon=1, n_steps=1).n_steps == 1
     assert LossConfig(gamma=1.0).gamma == 1 and LossConfig(gamma=0.0).gamma == 0
     assert ModelConfig(num_bins=3).num_bins == 3
+    assert AtariConfig(sticky_actions=0, eval_epsilon=1).eval_epsilon == 1
 
 
 def test_settings_are_frozen() -> None:
@@ -247,6 +272,8 @@ def test_every_setting_can_be_overridden_by_its_own_value() -> None:
         ("optim.batch_size=", "optim.batch_size must be of type int, got ''"),
         ("run.greedy_discrete_eval=1", "run.greedy_discrete_eval must be one of true, false; got '1'"),
         ("optim.schedule=never", "schedule must be one of periodic, every_step"),
+        ("pixels.frame_stack=0", "frame_stack must be greater than zero, got 0"),
+        ("atari.frame_stak=4", "for example atari.frame_stack"),
         ("optim.batch_size=0", "batch_size must be greater than zero, got 0"),
     ],
 )

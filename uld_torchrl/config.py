@@ -10,37 +10,17 @@ Values are those of MR.Q (arXiv 2501.16142); ULD (arXiv 2602.12643) publishes no
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from uld_torchrl.errors import InputError, nearest, one_of
+from uld_torchrl.config_images import AtariConfig as AtariConfig
+from uld_torchrl.config_images import PixelConfig as PixelConfig
+from uld_torchrl.errors import InputError, check_non_negative, check_positive, nearest, one_of
 
 DEFAULT_ENV = "dmc/cartpole-swingup"
 Schedule = Literal["periodic", "every_step"]
 PresetName = Literal["uld", "mrq", "small", "debug"]
-
-
-def _positive(config: Any, *names: str) -> None:
-    for name in names:
-        value = getattr(config, name)
-        if not value > 0:
-            raise InputError(f"{name} must be greater than zero, got {value}.")
-        _finite(name, value)
-
-
-def _non_negative(config: Any, *names: str) -> None:
-    for name in names:
-        value = getattr(config, name)
-        if not value >= 0:
-            raise InputError(f"{name} must not be negative, got {value}.")
-        _finite(name, value)
-
-
-def _finite(name: str, value: float) -> None:
-    if value == math.inf:
-        raise InputError(f"{name} must be finite, got {value}.")
 
 
 @dataclass(frozen=True)
@@ -65,8 +45,8 @@ class ModelConfig:
     """Channels of each convolution of the encoder of images."""
 
     def __post_init__(self) -> None:
-        _positive(self, "z_s_dim", "z_a_dim", "z_sa_dim", "hidden_dim", "bin_range", "gumbel_tau")
-        _positive(self, "conv_channels")
+        check_positive(self, "z_s_dim", "z_a_dim", "z_sa_dim", "hidden_dim", "bin_range", "gumbel_tau")
+        check_positive(self, "conv_channels")
         if self.num_bins < 3:
             raise InputError(f"num_bins must be at least 3, got {self.num_bins}.")
         if self.bin_range > 80:
@@ -99,8 +79,8 @@ class LossConfig:
     """The target noise is clipped to this magnitude (halved for discrete actions)."""
 
     def __post_init__(self) -> None:
-        _positive(self, "horizon", "n_steps")
-        _non_negative(
+        check_positive(self, "horizon", "n_steps")
+        check_non_negative(
             self,
             "dynamics_coeff",
             "reward_coeff",
@@ -141,8 +121,8 @@ class OptimConfig:
     """Largest random shift of images in pixels; 0 switches it off."""
 
     def __post_init__(self) -> None:
-        _positive(self, "batch_size", "encoder_lr", "value_lr", "policy_lr", "value_grad_clip", "period")
-        _non_negative(self, "weight_decay", "image_shift")
+        check_positive(self, "batch_size", "encoder_lr", "value_lr", "policy_lr", "value_grad_clip", "period")
+        check_non_negative(self, "weight_decay", "image_shift")
         one_of("schedule", self.schedule, ("periodic", "every_step"))
 
 
@@ -158,8 +138,8 @@ class ReplayConfig:
     """TD errors below this count as this."""
 
     def __post_init__(self) -> None:
-        _positive(self, "capacity", "lap_min_priority")
-        _non_negative(self, "lap_alpha")
+        check_positive(self, "capacity", "lap_min_priority")
+        check_non_negative(self, "lap_alpha")
         if self.lap_alpha > 10:
             raise InputError(f"lap_alpha must be at most 10, got {self.lap_alpha}.")
 
@@ -186,10 +166,10 @@ class RunConfig:
     """Agent steps between two rows of metrics.csv."""
 
     def __post_init__(self) -> None:
-        _positive(
+        check_positive(
             self, "total_steps", "num_envs", "eval_every", "eval_episodes", "checkpoint_every", "log_every"
         )
-        _non_negative(self, "random_steps")
+        check_non_negative(self, "random_steps")
 
 
 @dataclass(frozen=True)
@@ -207,6 +187,8 @@ class AgentConfig:
     optim: OptimConfig = field(default_factory=OptimConfig)
     replay: ReplayConfig = field(default_factory=ReplayConfig)
     run: RunConfig = field(default_factory=RunConfig)
+    pixels: PixelConfig = field(default_factory=PixelConfig)
+    atari: AtariConfig = field(default_factory=AtariConfig)
 
     def __post_init__(self) -> None:
         lanes, horizon = self.run.num_envs, self.loss.horizon

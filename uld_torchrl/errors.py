@@ -8,8 +8,10 @@ value given, what is allowed, how to fix it. The command line prints it and exit
 from __future__ import annotations
 
 import difflib
+import math
 import operator
 from collections.abc import Iterable
+from typing import Any
 
 
 class InputError(ValueError):
@@ -78,3 +80,42 @@ def one_of(argument: str, value: str, allowed: Iterable[str]) -> str:
     if value in allowed:
         return value
     raise InputError(f"{argument} must be one of {', '.join(allowed)}; got {value!r}.")
+
+
+def check_positive(config: Any, *names: str) -> None:
+    """Refuse settings that are not greater than zero, or infinite.
+
+    Raises:
+        InputError: one is not.
+
+    Example:
+        >>> import types
+        >>> check_positive(types.SimpleNamespace(size=3), "size")
+    """
+    for name in names:
+        value = getattr(config, name)
+        if not value > 0:
+            raise InputError(f"{name} must be greater than zero, got {value}.")
+        _check_finite(name, value)
+
+
+def check_non_negative(config: Any, *names: str) -> None:
+    """Refuse settings below zero, or infinite.
+
+    Raises:
+        InputError: one is.
+
+    Example:
+        >>> import types
+        >>> check_non_negative(types.SimpleNamespace(decay=0.0), "decay")
+    """
+    for name in names:
+        value = getattr(config, name)
+        if not value >= 0:
+            raise InputError(f"{name} must not be negative, got {value}.")
+        _check_finite(name, value)
+
+
+def _check_finite(name: str, value: float) -> None:
+    if value == math.inf:
+        raise InputError(f"{name} must be finite, got {value}.")

@@ -25,6 +25,8 @@ REQUIRED = (
     "gymnasium",
     "mujoco",
     "dm_control",
+    "ale-py",
+    "opencv-python-headless",
     "numpy",
     "matplotlib",
     "tyro",

@@ -14,7 +14,7 @@ from collections.abc import Callable
 import torch
 from tensordict import TensorDict
 
-from uld_torchrl.data import PIXEL_KEYS, PixelReplayBuffer, WindowReplayBuffer, make_replay_buffer
+from uld_torchrl.data import PixelReplayBuffer, ReplayKeys, WindowReplayBuffer, make_replay_buffer
 
 STEPS, EPISODE, ACTIONS = 20_000, 900, 18
 
@@ -56,7 +56,7 @@ def main() -> None:
     """Fill both buffers with the same steps and print what they cost."""
     steps = film()
     once = make_replay_buffer(capacity=STEPS, frame_stack=4)
-    naive = make_replay_buffer(capacity=STEPS, keys=PIXEL_KEYS)
+    naive = make_replay_buffer(capacity=STEPS, keys=ReplayKeys.of_images())
     print(f"{torch.get_num_threads()} thread(s), {STEPS} steps, 256 windows of 5")
     print(f"{'':>22}  {'sample ms':>9}  {'write ms':>8}  {'bytes a step':>12}")
     figures = {}

@@ -28,7 +28,7 @@ SPACES = {
     "Toy/Actions-v0": {"action_space": MultiDiscrete([2, 3])},
     "Toy/Unbounded-v0": {"action_space": Box(-np.inf, np.inf, (1,), np.float32)},
     "Toy/Observations-v0": {"observation_space": gymnasium.spaces.Dict({"a": Text(3)})},
-    "Toy/Image-v0": {"observation_space": Box(0, 255, (8, 8, 3), np.uint8)},
+    "Toy/Image-v0": {"observation_space": Box(0, 1, (8, 8, 3), np.float32)},
 }
 
 
@@ -49,12 +49,14 @@ BAD_TRAIN: dict[str, tuple[list[str], list[str]]] = {
     "unknown family": (["dmcontrol/walker-run"], ["dmcontrol/walker-run"]),
     "nothing like it": (["dmc/"], ["dmc/<domain>-<task>"]),
     "empty id": ([""], ["env must be a name"]),
-    "later family": (["atari/Pong"], ["atari/", "not supported yet"]),
+    "later family": (["tabular/chain"], ["tabular/", "not supported yet"]),
+    "unknown game": (["atari/Pongg"], ["atari/Pongg", "Did you mean atari/Pong"]),
+    "no frames": (["atari/Pong", "--set", "atari.frame_stack=0"], ["frame_stack", "got 0"]),
     "missing module": (["gym/no_such_module:Env-v0"], ["no_such_module"]),
     "action space": (["Toy/Actions-v0"], ["action space", "MultiDiscrete", "supported are"]),
     "unbounded actions": (["Toy/Unbounded-v0"], ["action space", "finite"]),
     "observation space": (["Toy/Observations-v0"], ["observation space", "Text", "supported are"]),
-    "image observations": (["Toy/Image-v0"], ["observation space", "supported are"]),
+    "images of floats": (["Toy/Image-v0"], ["observation space", "supported are", "uint8 from 0 to 255"]),
     "no steps": (["--total-steps", "0"], ["total_steps must be greater than zero", "got 0"]),
     "negative steps": (["--total-steps", "-5"], ["total_steps must be greater than zero", "got -5"]),
     "no training": (

@@ -6,7 +6,7 @@ import pytest
 import torch
 from tensordict import TensorDict
 
-from uld_torchrl.data import PIXEL_KEYS, make_replay_buffer, memory
+from uld_torchrl.data import ReplayKeys, make_replay_buffer, memory
 from uld_torchrl.data.memory import available_bytes, check_room, replay_bytes
 from uld_torchrl.errors import InputError
 
@@ -44,7 +44,7 @@ def test_the_estimate_is_what_a_buffer_holds(lanes, kind):
         )
     rb = make_replay_buffer(capacity=capacity, num_lanes=lanes, **options)
     rb.add(one)
-    keys = PIXEL_KEYS if kind == "images" else None
+    keys = ReplayKeys.of_images() if kind == "images" else None
     assert replay_bytes(one, capacity, keys=keys, **options) == held(rb)
 
 
@@ -54,7 +54,8 @@ def test_a_million_steps_of_atari_and_dmc_pixels():
     dmc = step(1, pixels=torch.zeros(1, 9, 84, 84, dtype=torch.uint8))
     dmc["action"] = torch.zeros(1, 6)
     sizes = [
-        replay_bytes(one, 1_000_000, frame_stack=k, keys=PIXEL_KEYS) for one, k in ((atari, 4), (dmc, 3))
+        replay_bytes(one, 1_000_000, frame_stack=k, keys=ReplayKeys.of_images())
+        for one, k in ((atari, 4), (dmc, 3))
     ]
     assert [round(size / 1e9, 2) for size in sizes] == [7.35, 21.56]
     assert sizes[0] < 1.05 * 7056 * 1_000_000

@@ -109,7 +109,7 @@ def test_vectors_of_any_type_become_float32(space: Box) -> None:
         ({"action_space": MultiDiscrete([2, 3])}, ["action space MultiDiscrete([2 3])", "Discrete"]),
         ({"action_space": MultiBinary(2)}, ["action space MultiBinary(2)"]),
         ({"observation_space": Dict(a=MultiBinary(2))}, ["observation space Dict('a'", "vectors"]),
-        ({"observation_space": Box(0, 255, (8, 8, 3), np.uint8)}, ["(8, 8, 3)", "vectors"]),
+        ({"observation_space": Box(0, 1, (8, 8, 3))}, ["(8, 8, 3)", "vectors"]),
         ({"observation_space": MultiDiscrete([4])}, ["observation space MultiDiscrete([4])", "vectors"]),
         ({"observation_space": Box(-1.0, 1.0, (0,))}, ["(0,)", "vectors"]),
     ],

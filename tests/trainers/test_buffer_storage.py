@@ -1,4 +1,4 @@
-"""Where the replay buffer of a run is: in memory or in files, with the same result; and whether it has room."""
+"""The replay buffer of a run in memory or in files, with the same result; and whether there is room."""
 
 from __future__ import annotations
 

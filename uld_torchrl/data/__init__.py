@@ -7,7 +7,7 @@ frame is stored once. The rules for a legal window are in :mod:`uld_torchrl.data
 from uld_torchrl.data.buffer import WindowReplayBuffer
 from uld_torchrl.data.frames import FrameStore
 from uld_torchrl.data.keys import ReplayKeys
-from uld_torchrl.data.make import PIXEL_KEYS, StorageName, make_replay_buffer
+from uld_torchrl.data.make import StorageName, make_replay_buffer
 from uld_torchrl.data.memory import check_room, replay_bytes
 from uld_torchrl.data.pixels import PixelReplayBuffer
 from uld_torchrl.data.priorities import PrioritySum
@@ -15,7 +15,6 @@ from uld_torchrl.data.sampler import SubTrajectorySampler
 from uld_torchrl.data.windows import HorizonWindow
 
 __all__ = [
-    "PIXEL_KEYS",
     "FrameStore",
     "HorizonWindow",
     "PixelReplayBuffer",

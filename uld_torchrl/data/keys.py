@@ -42,6 +42,11 @@ class ReplayKeys:
     done: NestedKey = ("next", "done")
     """Terminated or truncated; done alone counts as truncated."""
 
+    @classmethod
+    def of_images(cls) -> ReplayKeys:
+        """Return the names where the agent sees images: ``pixels`` and ``("next", "pixels")``."""
+        return cls(observation="pixels", next_observation=("next", "pixels"))
+
     @property
     def stored(self) -> tuple[NestedKey, ...]:
         """All keys, in the order of the fields."""

@@ -68,7 +68,7 @@ def make_replay_buffer(
     if num_lanes < 1:
         raise InputError(f"num_lanes must be at least 1, got {num_lanes}.")
     ring, folder = capacity // num_lanes, _folder(storage, folder, device)
-    given = keys or (ReplayKeys() if frame_stack is None else PIXEL_KEYS)
+    given = keys or (ReplayKeys() if frame_stack is None else ReplayKeys.of_images())
     kept = given if frame_stack is None else FrameKeys.of(given)
     sampler = SubTrajectorySampler(
         ring, num_lanes, horizon, alpha=alpha, min_priority=min_priority, keys=kept, device=device
@@ -86,10 +86,6 @@ def make_replay_buffer(
     path = folder / "frames.memmap" if folder else None
     frames = FrameStore(ring, num_lanes, frame_stack, device=device, path=path)
     return PixelReplayBuffer(frames=frames, given=given, **parts)
-
-
-PIXEL_KEYS = ReplayKeys(observation="pixels", next_observation=("next", "pixels"))
-"""The entries of a time step with image observations."""
 
 
 def _folder(storage: str, folder: Path | str | None, device: torch.device | str) -> Path | None:

@@ -1,7 +1,7 @@
 """Environments: one call, :func:`make_env`, for names, environments, vector environments and callables.
 
 Every environment is a TorchRL ``EnvBase`` of batch size ``[num_envs]`` (also for one) with a flat
-float32 ``observation`` and actions in [-1, 1] or one-hot. Pixels, Atari and tabular environments are
+float32 ``observation`` or uint8 ``pixels``, and actions in [-1, 1] or one-hot. Tabular environments are
 not here yet. Modules are imported when a name is first used: worker processes do without torch.
 """
 
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from uld_torchrl.envs.rendering import choose_renderer, renderer_needed
 
 if TYPE_CHECKING:
+    from uld_torchrl.envs.images import observation_stack, stack_frames
     from uld_torchrl.envs.make import make_env, render_frame, share_environments, task_spaces
     from uld_torchrl.envs.registry import canonical_id
     from uld_torchrl.envs.sources import EnvLike, copy_env, describe_env, env_name
@@ -22,7 +23,12 @@ if TYPE_CHECKING:
         task_from_json,
         task_to_json,
     )
-    from uld_torchrl.envs.spaces import TaskSpaces, native_action, observation_vector, vector_length
+    from uld_torchrl.envs.spaces import (
+        TaskSpaces,
+        native_action,
+        observation_vector,
+        vector_length,
+    )
 
 # MuJoCo reads MUJOCO_GL while it is being imported, and fails there if the renderer is broken.
 choose_renderer()
@@ -36,11 +42,13 @@ _HOMES = {
     "env_name": "sources",
     "make_env": "make",
     "native_action": "spaces",
+    "observation_stack": "images",
     "observation_vector": "spaces",
     "render_frame": "make",
     "share_environments": "make",
     "space_from_json": "space_json",
     "space_to_json": "space_json",
+    "stack_frames": "images",
     "task_from_json": "space_json",
     "task_spaces": "make",
     "task_to_json": "space_json",
@@ -56,11 +64,13 @@ __all__ = [
     "env_name",
     "make_env",
     "native_action",
+    "observation_stack",
     "observation_vector",
     "render_frame",
     "share_environments",
     "space_from_json",
     "space_to_json",
+    "stack_frames",
     "task_from_json",
     "task_spaces",
     "task_to_json",

@@ -13,8 +13,10 @@ from typing import Any
 import gymnasium
 from gymnasium.vector import VectorEnv
 
+from uld_torchrl.config_images import PixelConfig
 from uld_torchrl.envs.faults import one_line, place
-from uld_torchrl.envs.lanes import Maker
+from uld_torchrl.envs.images import stack_frames
+from uld_torchrl.envs.lanes import Maker, custom_name
 from uld_torchrl.errors import InputError
 
 _KINDS = "a name such as 'dmc/cartpole-swingup', a gymnasium.Env, a gymnasium.vector.VectorEnv or a callable"
@@ -42,6 +44,21 @@ def maker_of(make: Any) -> Maker:
     except ValueError:  # some built-in callables have no signature
         pass
     return partial(_call, make)
+
+
+def stacking(make: Maker, pixels: PixelConfig | None) -> Maker:
+    """Return a maker of environments that observe stacks of frames if those of ``make`` observe images.
+
+    Example:
+        >>> stacking(lambda: gymnasium.make("CartPole-v1"), None)().observation_space.shape
+        (4,)
+    """
+    return partial(_stacked, make, pixels)
+
+
+def _stacked(make: Maker, pixels: PixelConfig | None) -> gymnasium.Env:
+    env = make()
+    return stack_frames(env, pixels, custom_name(env))
 
 
 def _call(make: Callable[[], Any]) -> gymnasium.Env:

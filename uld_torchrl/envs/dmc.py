@@ -1,7 +1,8 @@
 """dm_control's suite as Gymnasium environments, so that one path leads to TorchRL from both.
 
-Here: loading by ``<domain>-<task>``, action repeat, dm_control's own flat observation, episodes that
-only ever truncate. Not here: action scaling and float32 (``spaces.py``), lanes (``lanes.py``).
+Here: loading by ``<domain>-<task>``, action repeat, dm_control's own flat observation or a camera's image,
+episodes that only ever truncate. Not here: action scaling and float32 (``spaces.py``), stacks of frames
+(``images.py``), lanes (``lanes.py``).
 Importing this module imports dm_control, and with it the renderer that ``MUJOCO_GL`` names.
 """
 
@@ -16,7 +17,7 @@ from dm_control import suite
 from dm_control.rl.control import FLAT_OBSERVATION_KEY, Environment
 from gymnasium.spaces import Box
 
-from uld_torchrl.envs.rendering import renderer_needed
+from uld_torchrl.envs.rendering import renderer_needed, require_renderer
 from uld_torchrl.envs.silence import without_harmless_warnings
 
 ACTION_REPEAT = 2
@@ -77,8 +78,12 @@ class DMControlTask(gymnasium.Env[np.ndarray, np.ndarray]):
 
     def render(self) -> np.ndarray:
         """Draw the current state, uint8 [480, 480, 3]."""
+        return self.draw(FRAME_SIZE)
+
+    def draw(self, size: int) -> np.ndarray:
+        """Draw the current state, uint8 [size, size, 3]."""
         camera = 2 if self._name.startswith("quadruped") else 0  # camera 0 does not follow the quadruped
-        return self._env.physics.render(FRAME_SIZE, FRAME_SIZE, camera_id=camera)
+        return self._env.physics.render(size, size, camera_id=camera)
 
     def close(self) -> None:
         """Free the simulation."""
@@ -89,3 +94,33 @@ class DMControlTask(gymnasium.Env[np.ndarray, np.ndarray]):
         flat = {"flat_observation": True}
         with without_harmless_warnings():
             return suite.load(domain, task, task_kwargs={"random": seed}, environment_kwargs=flat)
+
+
+class CameraObservation(gymnasium.ObservationWrapper[np.ndarray, np.ndarray, np.ndarray]):
+    """Observe a task by its camera instead of its numbers: one image a step, after the repeated actions.
+
+    Gymnasium's ``AddRenderObservation`` would observe in the size of videos.
+
+    Args:
+        task: of the suite.
+        size: height and width of the image.
+
+    Raises:
+        InputError: nothing can be drawn here.
+
+    Example:
+        >>> camera = CameraObservation(DMControlTask("cartpole-swingup"), 84)  # doctest: +SKIP
+        >>> camera.reset(seed=0)[0].shape  # doctest: +SKIP
+        (84, 84, 3)
+    """
+
+    def __init__(self, task: DMControlTask, size: int) -> None:
+        super().__init__(task)
+        self._task, self._size = task, size
+        self.observation_space = Box(0, 255, (size, size, 3), np.uint8)
+        require_renderer()
+
+    def observation(self, observation: np.ndarray) -> np.ndarray:
+        """Return the image, uint8 [size, size, 3]."""
+        with renderer_needed():
+            return self._task.draw(self._size)

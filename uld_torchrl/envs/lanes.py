@@ -18,13 +18,13 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from uld_torchrl.envs.faults import as_float32, check_rewards, drawing, flag, misbehaved, number, raised
+from uld_torchrl.envs.images import WrongFrame, stacked_task
 from uld_torchrl.envs.spaces import (
     TaskSpaces,
     action_writer,
     check_spaces,
     layout,
     observation_reader,
-    task_of,
     vector_length,
 )
 from uld_torchrl.errors import InputError
@@ -50,7 +50,7 @@ def lane_seeds(seed: int | None, num_envs: int) -> list[int] | list[None]:
 
 
 class AgentVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
-    """A vector environment in the agent's form: float32 vectors, actions in [-1, 1] or from 0 on.
+    """A vector environment in the agent's form: float32 or uint8, actions in [-1, 1] or from 0 on.
 
     Lanes that have ended are begun anew by ``reset(options={"reset_mask": mask})``. ``seam`` [num_envs]
     says in which lanes the last step was not one of an episode but the one between two episodes.
@@ -68,7 +68,7 @@ class AgentVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         check_spaces(task, name)
         self.num_envs, self.task, self.name = num_envs, task, name
         self.seam = np.zeros(num_envs, np.bool_)
-        self.single_observation_space = Box(-np.inf, np.inf, (vector_length(task.observation),), np.float32)
+        self.single_observation_space = _agent_observations(task)
         self.single_action_space = _agent_actions(task.action)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
@@ -84,6 +84,13 @@ class AgentVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     def draw(self) -> np.ndarray:
         """Draw the first lane, uint8 [height, width, 3]."""
         raise NotImplementedError
+
+
+def _agent_observations(task: TaskSpaces) -> Box:
+    if task.frames is not None:
+        assert isinstance(task.observation, Box)
+        return task.observation
+    return Box(-np.inf, np.inf, (vector_length(task.observation),), np.float32)
 
 
 def _agent_actions(space: Space[Any]) -> Space[Any]:
@@ -118,7 +125,7 @@ class Lanes(AgentVectorEnv):
         self.envs = [maker() for maker in makers]
         self._first_lane = first_lane
         name = name or custom_name(self.envs[0])
-        tasks = {lane: task_of(env) for lane, env in enumerate(self.envs)}
+        tasks = {lane: stacked_task(env) for lane, env in enumerate(self.envs)}
         super().__init__(len(self.envs), task := tasks[0], name)
         _check_distinct(self.envs, name)
         check_same_spaces(tasks, name)
@@ -126,7 +133,7 @@ class Lanes(AgentVectorEnv):
             check_drawable(self.envs[0].render_mode, name)
         self.render_mode = self.envs[0].render_mode
         self._lanes = [_Lane(env, self._where(lane), task) for lane, env in enumerate(self.envs)]
-        self._rows = np.zeros((self.num_envs, vector_length(task.observation)), np.float64)
+        self._rows = np.zeros(self.observation_space.shape or (), np.uint8 if task.frames else np.float64)
 
     @property
     def objects(self) -> Sequence[Any]:
@@ -157,6 +164,8 @@ class Lanes(AgentVectorEnv):
         return self._observations("step()"), rewards, terminated, truncated, {}
 
     def _observations(self, call: str) -> np.ndarray:
+        if self.task.frames is not None:
+            return self._rows.copy()
         return as_float32(self._rows, self.task.observation, self._where, call)
 
     def draw(self) -> np.ndarray:
@@ -175,11 +184,15 @@ class _Lane:
 
     def __init__(self, env: gymnasium.Env, where: str, task: TaskSpaces) -> None:
         self._env, self._where = env, where
-        self._read, self._native = observation_reader(task.observation), action_writer(task.action)
+        # Frames are looked at before they are stacked.
+        self._read = _as_it_is if task.frames is not None else observation_reader(task.observation)
+        self._native = action_writer(task.action)
 
     def reset(self, seed: int | None) -> np.ndarray:
         try:
             result = self._env.reset(seed=seed)
+        except WrongFrame as error:
+            raise self._misfit(error, "reset()") from error
         except InputError:
             raise
         except Exception as error:
@@ -193,6 +206,8 @@ class _Lane:
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool]:
         try:
             result = self._env.step(self._native(action))
+        except WrongFrame as error:
+            raise self._misfit(error, "step()") from error
         except InputError:
             raise
         except Exception as error:
@@ -219,8 +234,15 @@ class _Lane:
         try:
             return self._read(observation, ())
         except InputError as error:
-            what = f"{error} It must fit observation_space at every step: changing shapes are not supported."
-            raise misbehaved(self._where, call, what) from error
+            raise self._misfit(error, call) from error
+
+    def _misfit(self, error: InputError, call: str) -> InputError:
+        what = f"{error} It must fit observation_space at every step: changing shapes are not supported."
+        return misbehaved(self._where, call, what)
+
+
+def _as_it_is(observation: np.ndarray, lead: tuple[int, ...]) -> np.ndarray:
+    return observation
 
 
 def custom_name(env: Any) -> str:

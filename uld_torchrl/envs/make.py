@@ -17,6 +17,7 @@ from gymnasium.vector import VectorEnv
 from tensordict import TensorDictBase
 from torchrl.envs import EnvBase, GymWrapper, TransformedEnv
 
+from uld_torchrl.config_images import AtariConfig, PixelConfig
 from uld_torchrl.envs.lanes import AgentVectorEnv, Lanes
 from uld_torchrl.envs.rendering import choose_renderer
 from uld_torchrl.envs.sources import EnvLike, check_number, env_name, find_source, is_plain_vector
@@ -34,13 +35,17 @@ def make_env(
     seed: int | None = None,
     device: torch.device | str = "cpu",
     render: bool = False,
+    pixels: PixelConfig | None = None,
+    atari: AtariConfig | None = None,
 ) -> EnvBase:
     """Make a TorchRL environment of batch size ``[num_envs]``, also when that is one.
 
     ``observation`` is float32 [num_envs, n], see :func:`observation_vector`; ``action`` float32
-    [num_envs, m] in [-1, 1], scaled per dimension to the task's bounds, or one-hot int64. ``dmc/`` tasks
-    repeat each action twice, last 500 steps and are truncated, never terminated. Lane 0 takes ``seed``
-    itself, every other lane a seed drawn from it; ``set_seed`` does the same later on.
+    [num_envs, m] in [-1, 1], scaled per dimension to the task's bounds, or one-hot int64. An environment that
+    observes images has ``pixels`` instead of ``observation``: the last k frames, uint8 [num_envs, k C, h, w],
+    oldest first, the first of an episode repeated at its start; see :func:`stack_frames`. ``dmc/`` and
+    ``dmc-pixels/`` tasks repeat each action twice, last 500 steps and are truncated, never terminated. Lane
+    0 takes ``seed`` itself, every other lane a seed drawn from it; ``set_seed`` does the same later on.
 
     An environment given as an object is itself lane 0, with its wrappers, and is closed with what is
     returned; the other lanes are deep copies of it. A callable is called once for each lane. Of a
@@ -51,14 +56,18 @@ def make_env(
     last step was one. For all other environments ``env.seam`` is all False.
 
     Args:
-        env: ``gym/<Gymnasium id>`` (or the bare id), ``dmc/<domain>-<task>``, or a published name; a
-            ``gymnasium.Env``; a ``gymnasium.vector.VectorEnv``; or a callable that makes a ``gymnasium.Env``.
+        env: ``gym/<Gymnasium id>`` (or the bare id), ``dmc/<domain>-<task>``,
+            ``dmc-pixels/<domain>-<task>``, ``atari/<Game>``, or a published name; a ``gymnasium.Env``; a
+            ``gymnasium.vector.VectorEnv``; or a callable that makes a ``gymnasium.Env``.
         num_envs: number of lanes; None: 1, or the vector environment's own number.
         env_workers: processes that step the lanes; 0: this one. The data are the same. For names and
             callables only; see ``workers.py`` for what a callable may refer to.
         seed: from 0 to 2**32 - 1; the same seed gives the same observations. None: not reproducible.
         device: where tensors are delivered; the simulation itself runs on the CPU.
         render: whether :func:`render_frame` will be called; an object must have render_mode "rgb_array".
+        pixels: size, number and colours of the frames of all image observations but those of ``atari/``;
+            None: the published ones.
+        atari: the protocol of ``atari/`` environments; None: the published one.
 
     Raises:
         InputError: an unknown name (nearest names are given), a space of an unsupported kind, a wrong
@@ -70,10 +79,13 @@ def make_env(
         >>> env = make_env("CartPole-v1", num_envs=2, seed=0)
         >>> env.reset()["observation"].shape
         torch.Size([2, 4])
+        >>> make_env("atari/Pong", seed=0).reset()["pixels"].shape
+        torch.Size([1, 4, 84, 84])
     """
     _check_numbers(num_envs, env_workers, seed)
+    _check_sections(pixels, atari)
     choose_renderer()
-    made = _GymLanes(_make_lanes(env, num_envs, env_workers, render), device=device)
+    made = _GymLanes(_make_lanes(env, num_envs, env_workers, render, pixels, atari), device=device)
     if seed is None and isinstance(env, gymnasium.Env) and made.num_envs > 1:
         seed = _fresh_seed()  # deep copies share their random state
     if seed is not None:
@@ -132,7 +144,14 @@ def _vector_env(env: EnvBase) -> AgentVectorEnv:
     return base._env
 
 
-def _make_lanes(env: EnvLike, num_envs: int | None, env_workers: int, render: bool) -> AgentVectorEnv:
+def _make_lanes(
+    env: EnvLike,
+    num_envs: int | None,
+    env_workers: int,
+    render: bool,
+    pixels: PixelConfig | None,
+    atari: AtariConfig | None,
+) -> AgentVectorEnv:
     if env_workers and isinstance(env, (gymnasium.Env, VectorEnv)) and not is_plain_vector(env):
         raise InputError(
             f"env_workers must be 0 for an environment given as an object, got {env_workers}: it lives in "
@@ -141,7 +160,7 @@ def _make_lanes(env: EnvLike, num_envs: int | None, env_workers: int, render: bo
     if isinstance(env, VectorEnv) and not is_plain_vector(env):
         check_number(num_envs, env)
         return UserVectorEnv(env, env_name(env), render)
-    source = find_source(env, num_envs, render)
+    source = find_source(env, num_envs, render, pixels, atari)
     if env_workers > len(source.makers):
         raise InputError(
             f"env_workers must be from 0 to num_envs = {len(source.makers)}, got {env_workers}: each "
@@ -153,6 +172,10 @@ def _make_lanes(env: EnvLike, num_envs: int | None, env_workers: int, render: bo
 
 
 class _GymLanes(GymWrapper):
+    def _make_specs(self, env: AgentVectorEnv, batch_size: Any = None) -> None:
+        self.from_pixels = env.task.frames is not None  # names the entry: pixels, or observation
+        super()._make_specs(env, batch_size)
+
     # GymWrapper fails on reset(td) without a "_reset" mask, and on a mask that is not on the CPU.
     def _reset(self, tensordict: TensorDictBase | None = None, **kwargs: Any) -> TensorDictBase:
         if tensordict is not None:
@@ -178,6 +201,12 @@ def _check_numbers(num_envs: int | None, env_workers: int, seed: int | None) -> 
         raise InputError(f"env_workers must be zero (this process) or greater, got {env_workers!r}.")
     if seed is not None:
         check_seed(seed)
+
+
+def _check_sections(pixels: PixelConfig | None, atari: AtariConfig | None) -> None:
+    for name, value, kind in (("pixels", pixels, PixelConfig), ("atari", atari, AtariConfig)):
+        if value is not None and not isinstance(value, kind):
+            raise InputError(f"{name} must be a uld_torchrl.config.{kind.__name__} or None, got {value!r}.")
 
 
 def _is_integer(value: Any) -> bool:

@@ -1,4 +1,4 @@
-"""Environments by name: ``gym/<Gymnasium id>`` and ``dmc/<domain>-<task>``, also in their published forms.
+"""Environments by name: ``gym/``, ``dmc/``, ``dmc-pixels/`` and ``atari/``, also in their published forms.
 
 Here: names, what is said about unknown ones, and silence where a warning helps nobody. Environments that a
 user passes as objects are in ``sources.py``. Worker processes import this without torch.
@@ -7,32 +7,47 @@ user passes as objects are in ``sources.py``. Worker processes import this witho
 from __future__ import annotations
 
 import importlib
+import logging
 from typing import Any
 
 import gymnasium
 from gymnasium.envs.mujoco import MujocoEnv
 from gymnasium.envs.registration import EnvSpec
 
+from uld_torchrl.config_images import AtariConfig, PixelConfig
+from uld_torchrl.envs.atari import frames_of_games, game_names, load_emulator, make_game
 from uld_torchrl.envs.faults import place
+from uld_torchrl.envs.images import stack_frames
 from uld_torchrl.envs.rendering import renderer_needed, require_renderer
 from uld_torchrl.envs.silence import without_harmless_warnings
 from uld_torchrl.errors import InputError, nearest
 
-_LATER = ("dmc-pixels", "atari", "tabular")
-_FAMILIES = ("gym", "dmc", "custom", *_LATER)
-_PUBLISHED = {"Gym-": "gym/", "Dmc-": "dmc/", "Atari-": "atari/"}
+_LOG = logging.getLogger(__name__)
+_LATER = ("tabular",)
+_FAMILIES = ("gym", "dmc", "dmc-pixels", "atari", "custom", *_LATER)
+_KINDS = {
+    "gym": "Gymnasium id",
+    "dmc": "dm_control task",
+    "dmc-pixels": "dm_control task",
+    "atari": "Atari game",
+}
+_FORMS = ("gym/<Gymnasium id>", "dmc/<domain>-<task>", "dmc-pixels/<domain>-<task>", "atari/<Game>")
+_PUBLISHED = {"Gym-": "gym/", "Dmc-visual-": "dmc-pixels/", "Dmc-": "dmc/", "Atari-": "atari/"}
 
 
 def canonical_id(env_id: str) -> str:
     """Return the name in the form ``gym/...``, ``dmc/...``, also for published and bare Gymnasium names.
 
     Example:
-        >>> [canonical_id(name) for name in ("CartPole-v1", "Gym-Ant-v4", "Dmc-walker-run")]
-        ['gym/CartPole-v1', 'gym/Ant-v4', 'dmc/walker-run']
+        >>> [canonical_id(name) for name in ("CartPole-v1", "Gym-Ant-v4", "Dmc-walker-run", "Atari-Pong-v5")]
+        ['gym/CartPole-v1', 'gym/Ant-v4', 'dmc/walker-run', 'atari/Pong']
     """
     for published, family in _PUBLISHED.items():
         if env_id.startswith(published):
-            return family + env_id.removeprefix(published)
+            env_id = family + env_id.removeprefix(published)
+            break
+    if env_id.startswith("atari/"):
+        return env_id.removesuffix("-v5")
     return env_id if env_id.partition("/")[0] in _FAMILIES else f"gym/{env_id}"
 
 
@@ -46,13 +61,21 @@ def registered_spec(env_id: str) -> EnvSpec | None:
     return gymnasium.registry.get(env_id.removeprefix("gym/").rpartition(":")[2])
 
 
-def make_registered(env_id: str, render: bool = False, spec: EnvSpec | None = None) -> gymnasium.Env:
+def make_registered(
+    env_id: str,
+    render: bool = False,
+    spec: EnvSpec | None = None,
+    pixels: PixelConfig | None = None,
+    atari: AtariConfig | None = None,
+) -> gymnasium.Env:
     """Make one environment from its name in the form that :func:`canonical_id` gives.
 
     Args:
         env_id: the name.
         render: whether it will be drawn.
         spec: what to register under this name if nothing is.
+        pixels: how ``dmc-pixels/`` and Gymnasium's images are observed.
+        atari: the protocol of ``atari/``.
 
     Raises:
         InputError: an unknown name (nearest names are given), a missing package or renderer.
@@ -71,8 +94,30 @@ def make_registered(env_id: str, render: bool = False, spec: EnvSpec | None = No
         raise InputError(f"env_id {env_id!r}: {family}/ environments are not supported yet in this version.")
     if spec is not None:
         gymnasium.registry.setdefault(spec.id, spec)
+    pixels, atari = pixels or PixelConfig(), atari or AtariConfig()
     with without_harmless_warnings():
-        return _make_dmc(name) if family == "dmc" else _make_gym(name, render)
+        if family == "atari":
+            return stack_frames(_make_atari(name, atari, render), frames_of_games(atari), env_id)
+        if family == "dmc-pixels":
+            return stack_frames(_make_dmc(name, pixels), pixels, env_id)
+        env = _make_dmc(name) if family == "dmc" else _make_gym(name, render)
+    return stack_frames(env, pixels, env_id)
+
+
+def warn_of_raw_game(env_id: str) -> None:
+    """Log a warning for an Atari game by its Gymnasium id, which brings no preprocessing.
+
+    Example:
+        >>> warn_of_raw_game("gym/ALE/Pong-v5")
+    """
+    if env_id.startswith("gym/ALE/"):
+        game = env_id.removeprefix("gym/ALE/").removesuffix("-v5")
+        _LOG.warning(
+            "%s is stepped as it is registered: colours, and none of the published preprocessing. For that "
+            "use atari/%s.",
+            env_id,
+            game,
+        )
 
 
 def _make_gym(name: str, render: bool) -> gymnasium.Env:
@@ -98,6 +143,8 @@ def _make_gym(name: str, render: bool) -> gymnasium.Env:
 def _import_namespace(name: str) -> str:
     # Gymnasium's form module:Id: importing the module registers the environment.
     module, colon, registered = name.rpartition(":")
+    if registered.startswith("ALE/"):
+        load_emulator(f"gym/{name}")
     if not colon:
         return name
     try:
@@ -107,21 +154,25 @@ def _import_namespace(name: str) -> str:
     return registered
 
 
-def _make_dmc(name: str) -> gymnasium.Env:
+def _make_dmc(name: str, pixels: PixelConfig | None = None) -> gymnasium.Env:
     # Not at the top: dm_control fixes its renderer while being imported, and fails there if it is broken.
     with renderer_needed():
-        from uld_torchrl.envs.dmc import TASK_NAMES, DMControlTask
+        from uld_torchrl.envs.dmc import TASK_NAMES, CameraObservation, DMControlTask
     if name not in TASK_NAMES:
-        raise _unknown("dmc", name, TASK_NAMES)
-    return DMControlTask(name)
+        raise _unknown("dmc-pixels" if pixels else "dmc", name, TASK_NAMES)
+    task = DMControlTask(name)
+    return CameraObservation(task, pixels.frame_size) if pixels else task
+
+
+def _make_atari(name: str, config: AtariConfig, render: bool) -> gymnasium.Env:
+    load_emulator(f"atari/{name}")
+    if name not in game_names():
+        raise _unknown("atari", name, game_names())
+    return make_game(name, config, render)
 
 
 def _unknown(family: str, name: str, known: Any) -> InputError:
     close = [f"{family}/{match}" for match in nearest(name, known)]
-    kind = {"gym": "Gymnasium id", "dmc": "dm_control task"}[family]
-    hint = (
-        f"Did you mean {' or '.join(close)}?"
-        if close
-        else "Known are gym/<Gymnasium id> and dmc/<domain>-<task>."
-    )
+    kind = _KINDS[family]
+    hint = f"Did you mean {' or '.join(close)}?" if close else f"Known are {', '.join(_FORMS)}."
     return InputError(f"env_id {family}/{name} names no known {kind}. {hint}")

@@ -17,9 +17,10 @@ import gymnasium
 from gymnasium.utils import EzPickle
 from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv, VectorEnv
 
-from uld_torchrl.envs.callables import maker_of
+from uld_torchrl.config_images import AtariConfig, PixelConfig
+from uld_torchrl.envs.callables import maker_of, stacking
 from uld_torchrl.envs.lanes import Maker, custom_name
-from uld_torchrl.envs.registry import canonical_id, make_registered, registered_spec
+from uld_torchrl.envs.registry import canonical_id, make_registered, registered_spec, warn_of_raw_game
 from uld_torchrl.envs.silence import without_harmless_warnings
 from uld_torchrl.errors import InputError
 
@@ -148,8 +149,16 @@ def deep_copy(env: Any) -> Any:
         ) from error
 
 
-def find_source(env: EnvLike, num_envs: int | None, render: bool) -> Source:
+def find_source(
+    env: EnvLike,
+    num_envs: int | None,
+    render: bool,
+    pixels: PixelConfig | None = None,
+    atari: AtariConfig | None = None,
+) -> Source:
     """Return the makers of ``num_envs`` lanes (None: 1, or as many as a SyncVectorEnv has).
+
+    What they make observes stacks of frames where it observes images, see ``images.py``.
 
     Raises:
         InputError: ``env`` is of no known kind, or the number does not fit.
@@ -160,14 +169,16 @@ def find_source(env: EnvLike, num_envs: int | None, render: bool) -> Source:
     """
     if isinstance(env, str) and env:
         name = canonical_id(env)
-        return Source([partial(make_registered, name, render, registered_spec(name))] * (num_envs or 1), name)
+        warn_of_raw_game(name)
+        make = partial(make_registered, name, render, registered_spec(name), pixels, atari)
+        return Source([make] * (num_envs or 1), name)
     if is_plain_vector(env):
         check_number(num_envs, env)  # type: ignore[arg-type]
-        return Source([maker_of(make) for make in env.env_fns])  # type: ignore[union-attr]
+        return Source([stacking(maker_of(make), pixels) for make in env.env_fns])  # type: ignore[union-attr]
     if isinstance(env, gymnasium.Env):
         copies = [deep_copy(env) for _ in range((num_envs or 1) - 1)]
-        return Source([partial(_same, each) for each in (env, *copies)], custom_name(env))
-    return Source([maker_of(env)] * (num_envs or 1))
+        return Source([stacking(partial(_same, each), pixels) for each in (env, *copies)], custom_name(env))
+    return Source([stacking(maker_of(env), pixels)] * (num_envs or 1))
 
 
 def check_number(num_envs: int | None, env: VectorEnv) -> None:

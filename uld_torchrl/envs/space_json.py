@@ -168,16 +168,17 @@ def _bad(where: str, wanted: str, given: Any) -> InputError:
 
 
 def task_to_json(task: TaskSpaces) -> dict[str, Any]:
-    """Return both spaces of a task as JSON data.
+    """Return both spaces of a task, and the number of frames if it has them, as JSON data.
 
     Example:
         >>> sorted(task_to_json(TaskSpaces(Discrete(2), Discrete(3))))
         ['action_space', 'observation_space']
     """
-    return {
+    spaces = {
         "observation_space": space_to_json(task.observation),
         "action_space": space_to_json(task.action),
     }
+    return spaces if task.frames is None else {**spaces, "frames": task.frames}
 
 
 def task_from_json(data: Any) -> TaskSpaces:
@@ -192,4 +193,9 @@ def task_from_json(data: Any) -> TaskSpaces:
     """
     if not isinstance(data, dict) or not {"observation_space", "action_space"} <= data.keys():
         raise InputError("expected the entries observation_space and action_space.")
-    return TaskSpaces(space_from_json(data["observation_space"]), space_from_json(data["action_space"]))
+    frames = data.get("frames")
+    return TaskSpaces(
+        space_from_json(data["observation_space"]),
+        space_from_json(data["action_space"]),
+        None if frames is None else _integer(frames, "frames", 1, MAX_LENGTH),
+    )

@@ -2,7 +2,8 @@
 
 Training, workers and prediction all go through :func:`observation_reader` and :func:`action_writer`, so
 they cannot differ. Both look at the space once and return a function for the many steps. Numbers pass
-through float64, so that what overflows float32 is seen before it is cast. JSON is in ``space_json.py``.
+through float64, so that what overflows float32 is seen before it is cast. Images stay uint8; how they
+become stacks of frames is in ``images.py``, JSON in ``space_json.py``.
 """
 
 from __future__ import annotations
@@ -26,10 +27,15 @@ Writer = Callable[[np.ndarray], Any]
 
 @dataclass(frozen=True)
 class TaskSpaces:
-    """The spaces of one environment as it was given, before anything is scaled or flattened."""
+    """The spaces of one environment as it was given, before anything is scaled or flattened.
+
+    Of images ``observation`` is what the agent gets: the last ``frames`` of them, a uint8 Box
+    (frames * C, h, w), the oldest first. ``frames`` is None for vectors.
+    """
 
     observation: Space[Any]
     action: Space[Any]
+    frames: int | None = None
 
 
 def task_of(env: Any, prefix: str = "") -> TaskSpaces:
@@ -56,24 +62,91 @@ def check_spaces(spaces: TaskSpaces, name: str) -> None:
         ...
         uld_torchrl.errors.InputError: custom/Camera has the observation space ...
     """
-    _check_observation_space(spaces.observation, name)
+    if spaces.frames is None:
+        _check_observation_space(spaces.observation, name)
+    else:
+        _check_stack(spaces.observation, spaces.frames, name)
     _check_action_space(spaces.action, name)
 
 
 def _check_observation_space(space: Space[Any], name: str) -> None:
-    if not _is_vector(space) or not 0 < vector_length(space) <= MAX_LENGTH:
+    if is_image(space):
         raise InputError(
-            f"{name} has the observation space {_describe(space)}, which is not supported yet; supported "
-            f"are vectors: a Box of shape (n,) or (), Discrete, and a Dict of these, of up to {MAX_LENGTH} "
-            "numbers. Wrap the environment in one that flattens its observation, for example "
-            "gymnasium.wrappers.FlattenObservation."
+            f"{name} has the observation space {_describe(space)} without a number of frames; agents take "
+            "stacks of frames: what task_spaces(make_env(...)) returns, or TaskSpaces(..., frames=k)."
         )
+    if not _is_vector(space) or not 0 < vector_length(space) <= MAX_LENGTH:
+        raise unsupported(space, name)
 
 
 def _is_vector(space: Space[Any]) -> bool:
     if isinstance(space, Dict):
         return all(isinstance(key, str) and _is_vector(part) for key, part in space.spaces.items())
     return isinstance(space, Discrete) or (isinstance(space, Box) and len(space.shape) < 2)
+
+
+def _check_stack(space: Space[Any], frames: int, name: str) -> None:
+    shape = space.shape or ()
+    if not is_image(space) or len(shape) != 3 or frames < 1 or shape[0] % frames:
+        raise InputError(
+            f"{name} has frames={frames} and the observation space {_describe(space)}; a stack of {frames} "
+            "images is a Box of uint8 of shape (frames * channels, height, width)."
+        )
+
+
+def is_image(space: Space[Any] | None) -> bool:
+    """Tell images, uint8 of two dimensions or more, from all else; their shape may still be unusable.
+
+    Example:
+        >>> is_image(Box(0, 255, (96, 96, 3), np.uint8)), is_image(Box(0, 255, (128,), np.uint8))
+        (True, False)
+    """
+    return isinstance(space, Box) and space.dtype == np.uint8 and len(space.shape) > 1
+
+
+def unsupported(space: Space[Any], name: str) -> InputError:
+    """Return what to say of an observation space that is neither a vector nor an image.
+
+    Example:
+        >>> print(unsupported(Box(0, 1, (8, 8, 3)), "custom/Camera"))
+        custom/Camera has the observation space Box(0.0, 1.0, (8, 8, 3), float32), which is not ...
+    """
+    return InputError(
+        f"{name} has the observation space {_describe(space)}, which is not supported; supported are vectors "
+        f"(a Box of shape (n,) or (), Discrete, and a Dict of these, of up to {MAX_LENGTH} numbers), and "
+        "images (a Box of uint8 from 0 to 255, of shape (height, width), (height, width, channels) or "
+        f"(channels, height, width), with up to 4 channels and at least 5 x 5 pixels). {_way_out(space)}"
+    )
+
+
+def _way_out(space: Space[Any]) -> str:
+    if isinstance(space, Dict) and (camera := _image_within(space)):
+        return (
+            "An image beside other observations is not supported, and nothing is dropped silently: choose "
+            "one, for example gymnasium.wrappers.TransformObservation(env, lambda o: "
+            f"o{camera}, env.observation_space{camera})."
+        )
+    flat = "with gymnasium.wrappers.FlattenObservation"
+    if is_image(space):
+        return (
+            f"If it is no image, flatten it {flat}. If it is a stack of frames, leave the stacking to "
+            "make_env: pixels.frame_stack."
+        )
+    if isinstance(space, Box) and len(space.shape) > 1:
+        return (
+            "If it is an image, give it as it was drawn, uint8 from 0 to 255, with "
+            f"gymnasium.wrappers.TransformObservation; if not, flatten it {flat}."
+        )
+    return f"Wrap the environment in one that flattens its observation, for example {flat[5:]}."
+
+
+def _image_within(space: Dict) -> str | None:
+    """Return the keys that lead to the first image, as ``['camera']``."""
+    for key, part in space.spaces.items():
+        inner = _image_within(part) if isinstance(part, Dict) else "" if is_image(part) else None
+        if inner is not None:
+            return f"[{key!r}]{inner}"
+    return None
 
 
 def _check_action_space(space: Space[Any], name: str) -> None:

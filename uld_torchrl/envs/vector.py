@@ -15,7 +15,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 
 from uld_torchrl.envs.faults import as_float32, check_rewards, drawing, misbehaved, raised
 from uld_torchrl.envs.lanes import AgentVectorEnv, StepResult, check_drawable, custom_name
-from uld_torchrl.envs.spaces import action_writer, observation_reader, task_of
+from uld_torchrl.envs.spaces import TaskSpaces, action_writer, is_image, observation_reader, task_of
 from uld_torchrl.errors import EnvironmentFault, InputError
 
 
@@ -39,6 +39,7 @@ class UserVectorEnv(AgentVectorEnv):
 
     def __init__(self, env: VectorEnv, name: str | None = None, render: bool = False) -> None:
         task = task_of(env, "single_")
+        _check_no_images(task, name or custom_name(env))
         super().__init__(env.num_envs, task, name or custom_name(env))
         if render:
             check_drawable(env.render_mode, self.name)
@@ -174,6 +175,16 @@ def _of_lane(batch: Any, lane: Any) -> Any:
     if isinstance(batch, Mapping):
         return {key: _of_lane(part, lane) for key, part in batch.items()}
     return batch[lane]
+
+
+def _check_no_images(task: TaskSpaces, name: str) -> None:
+    # It would have to be known of each frame whether it begins an episode, in each way of beginning one.
+    if is_image(task.observation):
+        raise InputError(
+            f"{name} is a vector environment that observes images, which is not supported: the frames of two "
+            "episodes would meet in one stack. Pass the environment's id, or a callable that makes one, with "
+            "num_envs; or a SyncVectorEnv without wrappers."
+        )
 
 
 def _autoreset_mode(env: VectorEnv, name: str) -> AutoresetMode:

@@ -86,7 +86,7 @@ class WorkerLanes(AgentVectorEnv):
             raise
         for worker in self._workers:
             worker.name = name
-        self._now = np.zeros(self.observation_space.shape or (), np.float32)
+        self._now = np.zeros(self.observation_space.shape or (), self.observation_space.dtype)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None

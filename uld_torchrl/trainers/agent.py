@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from tensordict import TensorDict
 from tensordict.nn import TensorDictSequential
 from torch import Tensor
-from torchrl.data import Bounded, OneHot, TensorSpec, Unbounded
+from torchrl.data import Bounded, OneHot, TensorSpec, Unbounded, UnboundedDiscrete
 from torchrl.envs import EnvBase
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
@@ -30,6 +30,7 @@ from uld_torchrl.config import AgentConfig, from_dict, to_dict
 from uld_torchrl.envs import (
     TaskSpaces,
     native_action,
+    observation_stack,
     observation_vector,
     task_from_json,
     task_spaces,
@@ -50,9 +51,10 @@ FORMAT = 2
 class Agent:
     """What was learned, and what is needed to act: loss (with all networks) and policy.
 
-    ``policy`` is a TensorDict module from ``observation`` (..., n) to ``action`` (..., m) in [-1, 1] or
-    one-hot, for collectors and rollouts in environments of :func:`~uld_torchrl.make_env`; it explores
-    under ``ExplorationType.RANDOM``. :meth:`predict` takes and gives what the task itself uses.
+    ``policy`` is a TensorDict module from ``observation`` (..., n), or of images ``pixels``
+    (..., k C, h, w), to ``action`` (..., m) in [-1, 1] or one-hot, for collectors and rollouts in
+    environments of :func:`~uld_torchrl.make_env`; it explores under ``ExplorationType.RANDOM``.
+    :meth:`predict` takes and gives what the task itself uses.
 
     Example:
         >>> from gymnasium.spaces import Box
@@ -86,7 +88,7 @@ class Agent:
         check_spaces(spaces, env_id)
         config = config or AgentConfig()
         action_spec = _action_spec(spaces.action)
-        networks = make_networks(Unbounded(vector_length(spaces.observation)), action_spec, config.model)
+        networks = make_networks(_observation_spec(spaces), action_spec, config.model)
         for module in networks.modules():
             module.to(device)
         loss = make_loss(networks, action_spec, config)
@@ -120,7 +122,8 @@ class Agent:
 
         Args:
             observation: of ``observation_space``, or a batch of B with one more dimension in front (of
-                each part of a dict).
+                each part of a dict). Of an image task that is the stack of the last frames, uint8
+                (k C, h, w), as environments wrapped in :func:`~uld_torchrl.envs.stack_frames` observe it.
             deterministic: the policy's action, for discrete tasks the most probable one, whatever
                 ``greedy_discrete_eval`` says; False adds the exploration noise of training.
 
@@ -130,12 +133,19 @@ class Agent:
         Raises:
             InputError: the observation does not fit, or is not finite.
         """
-        vectors = torch.as_tensor(observation_vector(self.spaces.observation, _as_arrays(observation)))
-        td = TensorDict({"observation": vectors.to(self._device)}, batch_size=vectors.shape[:-1])
+        td = self._read(_as_arrays(observation)).to(self._device)
         kind = ExplorationType.DETERMINISTIC if deterministic else ExplorationType.RANDOM
         with torch.no_grad(), set_exploration_type(kind):
             action = self._greedy_policy(td).get("action")
         return native_action(self.spaces.action, action.cpu().numpy())
+
+    def _read(self, observation: Any) -> TensorDict:
+        space = self.spaces.observation
+        if self.spaces.frames is None:
+            vectors = torch.as_tensor(observation_vector(space, observation))
+            return TensorDict({"observation": vectors}, batch_size=vectors.shape[:-1])
+        stacks = torch.as_tensor(observation_stack(space, observation))
+        return TensorDict({"pixels": stacks}, batch_size=stacks.shape[:-3])
 
     @cached_property
     def _greedy_policy(self) -> TensorDictSequential:
@@ -210,6 +220,13 @@ def _as_arrays(observation: Any) -> Any:
         return observation
     observation = observation.detach().cpu()
     return (observation.double() if observation.is_floating_point() else observation).numpy()
+
+
+def _observation_spec(spaces: TaskSpaces) -> TensorSpec:
+    """Return the spec of the agent's form of the observations: a vector, or a stack of frames."""
+    if spaces.frames is None:
+        return Unbounded(vector_length(spaces.observation))
+    return UnboundedDiscrete(spaces.observation.shape, dtype=torch.uint8)
 
 
 def _action_spec(space: gymnasium.Space[Any]) -> TensorSpec:

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import json
 import logging
-from contextlib import closing, suppress
+import os
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import imageio
-import numpy as np
 import torch
 from torchrl.envs import EnvBase
 
 from uld_torchrl.envs import EnvLike, copy_env, make_env, render_frame, task_spaces
 from uld_torchrl.errors import InputError, check_seed
 from uld_torchrl.trainers.agent import Agent
-from uld_torchrl.trainers.evaluation import Evaluation, evaluate, make_eval_env
+from uld_torchrl.trainers.evaluation import Evaluation, eval_epsilon, eval_images, evaluate, make_eval_env
 from uld_torchrl.trainers.run_dir import RunDir
 
 _LOG = logging.getLogger(__name__)
@@ -100,9 +102,10 @@ def evaluate_run(
     check_seed(seed)
     agent = load(path, device)
     source = agent.env_id if env is None else env
-    with closing(make_eval_env(copy_env(source), episodes, device)) as lanes:
+    epsilon = eval_epsilon(agent.env_id, agent.config)
+    with closing(make_eval_env(copy_env(source), episodes, device, agent.config)) as lanes:
         _check_fits(agent, lanes)
-        result = evaluate(lanes, agent.policy, seed=seed, episodes=episodes)
+        result = evaluate(lanes, agent.policy, seed=seed, episodes=episodes, epsilon=epsilon)
     return Playback(agent.env_id, result, _film(agent, source, Path(path), seed, device) if video else None)
 
 
@@ -126,10 +129,30 @@ def _model_folder(path: Path) -> Path:
 
 
 def _film(agent: Agent, source: EnvLike, path: Path, seed: int, device: torch.device | str) -> Path:
-    frames: list[np.ndarray] = []
-    with closing(make_env(copy_env(source), num_envs=1, device=device, render=True)) as env:
-        evaluate(env, agent.policy, seed=seed, on_step=lambda env: frames.append(render_frame(env)))
     target = RunDir(path).videos / f"seed{seed}.mp4"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    imageio.mimwrite(target, list(frames), fps=FRAMES_PER_SECOND, macro_block_size=1)
+    epsilon, images = eval_epsilon(agent.env_id, agent.config), eval_images(agent.config)
+    with closing(make_env(copy_env(source), num_envs=1, device=device, render=True, **images)) as env:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        # Frame by frame into the file: those of a long game would not fit into memory.
+        with _video(target) as writer:
+            evaluate(
+                env,
+                agent.policy,
+                seed=seed,
+                epsilon=epsilon,
+                on_step=lambda env: writer.append_data(render_frame(env)),
+            )
     return target
+
+
+@contextmanager
+def _video(target: Path) -> Iterator[Any]:
+    """Give a writer of frames; the file gets its name when it is whole."""
+    aside = target.with_name(f".{target.name}")
+    try:
+        # Used as a context manager itself, the writer would not close after an error.
+        with closing(imageio.get_writer(aside, fps=FRAMES_PER_SECOND, macro_block_size=1)) as writer:
+            yield writer
+        os.replace(aside, target)
+    finally:
+        aside.unlink(missing_ok=True)

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,14 +22,7 @@ from torchrl.checkpoint import GlobalRNGState
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
 from uld_torchrl.config import AgentConfig
-from uld_torchrl.data import (
-    PIXEL_KEYS,
-    StorageName,
-    WindowReplayBuffer,
-    check_room,
-    make_replay_buffer,
-    replay_bytes,
-)
+from uld_torchrl.data import StorageName
 from uld_torchrl.envs import (
     EnvLike,
     copy_env,
@@ -38,15 +31,16 @@ from uld_torchrl.envs import (
     task_spaces,
     task_to_json,
 )
-from uld_torchrl.errors import EnvironmentFault, InputError, check_seed, one_of
+from uld_torchrl.errors import EnvironmentFault, InputError, check_seed
 from uld_torchrl.trainers.agent import Agent
 from uld_torchrl.trainers.checkpoints import RunCheckpoints
 from uld_torchrl.trainers.environments import check_pair, warn_of_statistics, with_lanes
-from uld_torchrl.trainers.evaluation import Evaluation, evaluate, make_eval_env, stream_seed
+from uld_torchrl.trainers.evaluation import Evaluation, eval_epsilon, evaluate, make_eval_env, stream_seed
 from uld_torchrl.trainers.files import emptied
 from uld_torchrl.trainers.logs import LogTarget, RunLog, read_rows
 from uld_torchrl.trainers.plots import plot_learning_curve
 from uld_torchrl.trainers.progress import Progress, quiet_torchrl
+from uld_torchrl.trainers.replay import make_run_replay, room_for_replay
 from uld_torchrl.trainers.run_dir import locked, open_run, record_session
 from uld_torchrl.trainers.stepper import ULDOptimizationStepper
 from uld_torchrl.trainers.stopping import Interrupted, StopRequest
@@ -133,11 +127,18 @@ class ULDTrainer:
         self._held.enter_context(quiet_torchrl())
         warn_of_statistics(layers)
         other = copy_env(env) if eval_env is None else eval_env
-        self.env = make_env(env, num_envs=config.run.num_envs, env_workers=env_workers, device=self.device)
+        self.env = make_env(
+            env,
+            num_envs=config.run.num_envs,
+            env_workers=env_workers,
+            device=self.device,
+            pixels=config.pixels,
+            atari=config.atari,
+        )
         try:
-            self.eval_env = make_eval_env(other, config.run.eval_episodes, self.device)
+            self.eval_env = make_eval_env(other, config.run.eval_episodes, self.device, config)
             check_pair(self.env, self.eval_env, config.loss.horizon)
-            self.room = self._check_room(Path(run_dir), buffer_storage)
+            self.room = room_for_replay(self.env, config, self.device, buffer_storage, Path(run_dir))
             task = {"layers": layers, **task_to_json(task_spaces(self.env))}
             self.run = open_run(Path(run_dir), self.env_id, name, self.seed, config, task=task, fresh=fresh)
             self._held.enter_context(locked(self.run))
@@ -146,50 +147,16 @@ class ULDTrainer:
             self.close()
             raise
 
-    def _check_room(self, root: Path, storage: StorageName) -> str:
-        """Return a sentence on the replay buffer's size, or refuse what does not fit."""
-        one_of("buffer_storage", storage, get_args(StorageName))
-        size = replay_bytes(self.env.fake_tensordict(), self._capacity, **self._observed)
-        return check_room(size, self._capacity, self.device, root if storage == "memmap" else None)
-
-    @property
-    def _capacity(self) -> int:
-        """Steps to keep: no more than the run can fill, and room for one window in each lane."""
-        run = self.config.run
-        useful = max(run.total_steps, self.config.loss.horizon * run.num_envs) + run.num_envs
-        return min(self.config.replay.capacity, useful)
-
-    @property
-    def _observed(self) -> dict[str, Any]:
-        """What the replay buffer must know of the observations."""
-        frames = getattr(task_spaces(self.env), "frames", None)
-        return {} if frames is None else {"frame_stack": frames, "keys": PIXEL_KEYS}
-
     def _build(self, storage: StorageName) -> None:
         _seed_everything(self.seed)
         self.agent = Agent.for_env(self.env_id, self.env, self.config, self.device)
-        self.buffer = self._make_buffer(storage)
+        mapped = self._held.enter_context(emptied(self.run.replay)) if storage == "memmap" else None
+        self.buffer = make_run_replay(self.env, self.config, self.device, mapped)
         self.stepper = ULDOptimizationStepper(self.agent.loss, self.buffer, self.config.optim)
         # Our replay makes no window that runs past a truncation; asking would make a GPU wait.
         self.agent.loss.check_windows = False
         self.checkpoints = RunCheckpoints(self.run.checkpoints, self._components())
         self._resume()
-
-    def _make_buffer(self, storage: StorageName) -> WindowReplayBuffer:
-        replay, run = self.config.replay, self.config.run
-        folder = self._held.enter_context(emptied(self.run.replay)) if storage == "memmap" else None
-        return make_replay_buffer(
-            capacity=self._capacity,
-            num_lanes=run.num_envs,
-            horizon=self.config.loss.horizon,
-            batch_size=self.config.optim.batch_size,
-            alpha=replay.lap_alpha,
-            min_priority=replay.lap_min_priority,
-            device=self.device,
-            storage=storage,
-            folder=folder,
-            **self._observed,
-        )
 
     # Saving and resuming
 
@@ -351,7 +318,8 @@ class ULDTrainer:
     def _evaluate(self) -> Evaluation:
         seed = stream_seed(self.seed, _EVAL_ENV, self.step)
         episodes = self.config.run.eval_episodes
-        result = evaluate(self.eval_env, self.agent.policy, seed=seed, episodes=episodes)
+        epsilon = eval_epsilon(self.env_id, self.config)
+        result = evaluate(self.eval_env, self.agent.policy, seed=seed, episodes=episodes, epsilon=epsilon)
         self.log.write(
             "eval",
             {

@@ -1,0 +1,70 @@
+"""The replay buffer of a run: how many steps it keeps, whether there is room for them, and making it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+from torchrl.envs import EnvBase
+
+from uld_torchrl.config import AgentConfig
+from uld_torchrl.data import (
+    ReplayKeys,
+    StorageName,
+    WindowReplayBuffer,
+    check_room,
+    make_replay_buffer,
+    replay_bytes,
+)
+from uld_torchrl.envs import task_spaces
+from uld_torchrl.errors import one_of
+
+
+def run_capacity(config: AgentConfig) -> int:
+    """Return the steps to keep: no more than the run can fill, and room for one window in each lane.
+
+    Example:
+        >>> run_capacity(AgentConfig())
+        500001
+    """
+    run = config.run
+    useful = max(run.total_steps, config.loss.horizon * run.num_envs) + run.num_envs
+    return min(config.replay.capacity, useful)
+
+
+def room_for_replay(
+    env: EnvBase, config: AgentConfig, device: torch.device, storage: StorageName, root: Path
+) -> str:
+    """Return a sentence on what the run's replay buffer takes, and what there is.
+
+    Raises:
+        InputError: there is less; or ``storage`` is no name of one.
+    """
+    one_of("buffer_storage", storage, get_args(StorageName))
+    size = replay_bytes(env.fake_tensordict(), run_capacity(config), **_observed(env))
+    return check_room(size, run_capacity(config), device, root if storage == "memmap" else None)
+
+
+def make_run_replay(
+    env: EnvBase, config: AgentConfig, device: torch.device, folder: Path | None
+) -> WindowReplayBuffer:
+    """Make the run's replay buffer, in memory, or mapped to files in ``folder``."""
+    return make_replay_buffer(
+        capacity=run_capacity(config),
+        num_lanes=config.run.num_envs,
+        horizon=config.loss.horizon,
+        batch_size=config.optim.batch_size,
+        alpha=config.replay.lap_alpha,
+        min_priority=config.replay.lap_min_priority,
+        device=device,
+        storage="memory" if folder is None else "memmap",
+        folder=folder,
+        **_observed(env),
+    )
+
+
+def _observed(env: EnvBase) -> dict[str, Any]:
+    """Return what the replay buffer must know of the observations."""
+    frames = task_spaces(env).frames
+    return {} if frames is None else {"frame_stack": frames, "keys": ReplayKeys.of_images()}
