@@ -1,19 +1,21 @@
 """Reading the catalogue: ``problems.json`` becomes problems with sources and expected outcomes.
 
-Numbers may be written as fractions, so that 1/3 is not yet rounded in the file. Nothing is measured here.
+Numbers may be written as fractions, so that 1/3 is not yet rounded in the file, and decimals are read as the
+fractions they are; the floats of a problem are rounded from these. Nothing is measured here.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cache
 from importlib.resources import files
 from typing import Any
 
 from theory.errors import InputError
+from theory.exact.problem import ExactProblem
 from theory.features import Features
 from theory.mdp import TabularMDP
 from theory.policy import Policy
@@ -21,6 +23,7 @@ from theory.problem import Problem
 from theory.weights import Weights
 from theory.worlds import cliff_walking, frozen_lake
 
+CHAIN = ("P_pi", "r", "Z", "mu", "gamma")
 WORLDS: dict[str, Callable[..., TabularMDP]] = {"cliff_walking": cliff_walking, "frozen_lake": frozen_lake}
 
 
@@ -36,6 +39,8 @@ class Entry:
         name: how it is loaded.
         id: short label; variants of one problem share it.
         title: what it shows.
+        expected_exactly: what comes out differently in exact arithmetic, where rounding hides nothing.
+        chain: the numbers of a bare chain as the file has them, fractions as strings; None for an MDP.
 
     Example:
         >>> entry = load("sign_flip")
@@ -49,6 +54,15 @@ class Entry:
     name: str = "unnamed"
     id: str = "-"
     title: str = ""
+    expected_exactly: Mapping[str, Any] = field(default_factory=dict)
+    chain: Mapping[str, Any] | None = None
+
+    @property
+    def exact_problem(self) -> ExactProblem:
+        """The problem in fractions: as the file has them, or made from the floats of its MDP."""
+        if self.chain is None:
+            return ExactProblem.from_problem(self.problem)
+        return ExactProblem.from_chain(*(self.chain[key] for key in CHAIN))
 
 
 def names() -> tuple[str, ...]:
@@ -81,18 +95,20 @@ def load(name: str) -> Entry:
         name=name,
         id=stored["id"],
         title=stored["title"],
+        expected_exactly=stored.get("exact", {}),
+        chain={key: stored[key] for key in CHAIN} if "P_pi" in stored else None,
     )
 
 
 @cache
 def _stored() -> dict[str, dict[str, Any]]:
     text = files("theory.catalogue").joinpath("problems.json").read_text("utf-8")
-    problems: dict[str, dict[str, Any]] = json.loads(text)["problems"]
+    problems: dict[str, dict[str, Any]] = json.loads(text, parse_float=str)["problems"]
     return problems
 
 
 def _chain(stored: dict[str, Any]) -> Problem:
-    arrays = [_numbers(stored[key]) for key in ("P_pi", "r", "Z", "mu", "gamma")]
+    arrays = [_numbers(stored[key]) for key in CHAIN]
     return Problem.from_chain(*arrays)
 
 
@@ -109,7 +125,7 @@ def _uniform(mdp: TabularMDP) -> Problem:
 
 
 def _numbers(value: Any) -> Any:
-    """Return numbers, and lists of them, with fractions such as "1/3" as floats."""
+    """Return numbers, and lists of them, with fractions such as "1/3" or "0.9" as floats."""
     if isinstance(value, list):
         return [_numbers(item) for item in value]
     return float(Fraction(value)) if isinstance(value, str) else value

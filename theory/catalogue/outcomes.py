@@ -14,19 +14,24 @@ from typing import Any
 
 from theory.catalogue.entries import Entry, load, names
 from theory.catalogue.measures import measure
+from theory.catalogue.proofs import prove_entry
 from theory.report import Condition, Report
 
 EXACT = 1e-9
 
 
-def run_all() -> list[Report]:
+def run_all(*, exact: bool = False) -> list[Report]:
     """Check every entry of the catalogue; a report passes if everything expected came out.
+
+    Args:
+        exact: prove it in rational arithmetic (:func:`theory.catalogue.proofs.prove_entry`).
 
     Example:
         >>> all(run_all())
         True
     """
-    return [check_entry(load(name)) for name in names()]
+    check = prove_entry if exact else check_entry
+    return [check(load(name)) for name in names()]
 
 
 def check_entry(entry: Entry) -> Report:
