@@ -15,15 +15,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy import sparse
 
-from theory.checks import Array, Ints, row_sums, to_dense
+from theory.checks import EPS, Array, Ints, any_array
 from theory.errors import InputError
 from theory.labels import class_codes, class_means
 from theory.problem import Problem
-from theory.resolvent import LEAK, Resolvent
+from theory.resolvent import Resolvent
 from theory.value_error import true_values
-from theory.whitening import EPS
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,19 +83,14 @@ def aggregate_model(problem: Problem, pair_labels: Any) -> AggregateModel:
         ([0.166666667, -0.333333333], 1.0)
     """
     codes = _row_codes(problem, pair_labels)
-    classes = int(codes.max()) + 1
-    members = sparse.csr_array(
-        (np.ones(problem.n), (np.arange(problem.n), codes)), shape=(problem.n, classes)
-    )
-    ahead = to_dense(problem.P_pi @ members)
+    ahead = problem.chain @ np.eye(int(codes.max()) + 1)[codes]
     r_hat = class_means(problem.r[:, None], codes, problem.mu)[:, 0]
     P_hat = class_means(ahead, codes, problem.mu)
-    q_hat = Resolvent(P_hat, problem.gamma, name=lambda label: f"class {label} of the merged chain").solve(
-        r_hat
-    )
+    leaves = class_means(problem.chain.leaves[:, None].astype(float), codes, problem.mu)[:, 0] > 0.0
+    q_hat = Resolvent(P_hat, problem.gamma, leaves=leaves, name=_class_name).solve(r_hat)
     eps_r, eps_p = r_hat[codes] - problem.r, P_hat[codes] - ahead
     one_step = eps_r + problem.gamma * (eps_p @ q_hat.x)
-    resolvent = Resolvent(problem.P_pi, problem.gamma)
+    resolvent = problem.resolvent
     predicted, truth = resolvent.solve(one_step), true_values(problem)
     error = q_hat.x[codes] - truth.value
     size = abs(problem.r).max() + abs(r_hat).max() + 4 * abs(q_hat.x).max() + abs(truth.value).max()
@@ -119,18 +112,21 @@ def aggregate_model(problem: Problem, pair_labels: Any) -> AggregateModel:
     )
 
 
+def _class_name(label: int) -> str:
+    return f"class {label} of the merged chain"
+
+
 def _hoelder(problem: Problem, eps_r: Array, eps_p: Array, q_hat: Array) -> float:
     """Return the one-step bound that separates rewards and transitions."""
     ended = -eps_p.sum(axis=1)
-    ends = row_sums(problem.P_pi).min() < 1.0 - LEAK
-    values = np.append(q_hat, 0.0) if ends else q_hat
+    values = np.append(q_hat, 0.0) if problem.chain.leaves.any() else q_hat
     distance = abs(eps_p).sum(axis=1) + abs(ended)
     return float(abs(eps_r).max() + problem.gamma * distance.max() * np.ptp(values) / 2.0)
 
 
 def _row_codes(problem: Problem, labels: Any) -> Ints:
     """Return the class of each row from (n,) or (S, A) labels."""
-    array = np.asarray(labels)
+    array = any_array("pair_labels", labels)
     if array.ndim == 2 and problem.mdp is not None and problem.rows is not None:
         codes = class_codes("pair_labels", array, problem.mdp.r.shape, "(states, actions)")
         array = codes.reshape(-1)[problem.rows]

@@ -3,7 +3,8 @@
 Two states are bisimilar if every action pays the same in both and leads to the same distribution
 over classes of bisimilar states. The coarsest such partition is found by splitting classes until
 nothing splits any more. Comparison allows for rounding: 1/3 + 2/3 summed in another order must not
-part two states. Whether given labels are an abstraction is checked in ``abstraction``.
+part two states. Rounding is relative: of rewards to the two that are compared, whatever is paid elsewhere,
+of probabilities to one. Whether given labels are an abstraction is checked in ``abstraction``.
 """
 
 from __future__ import annotations
@@ -12,9 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from theory.checks import Array, Ints
-from theory.errors import InputError
-from theory.labels import EPS, class_codes, join_equal, live_rows, pushforward
+from theory.checks import EPS, Array, Ints, check_number
+from theory.labels import REWARD_NOISE, class_codes, join_equal, live_rows, pushforward
 from theory.mdp import TabularMDP
 
 
@@ -24,10 +24,11 @@ def coarsest_bisimulation(mdp: TabularMDP, *, tol: float = 0.0) -> Ints:
     Args:
         mdp: S states, A actions; takes S * A * classes numbers of memory.
         tol: rewards and probabilities this close are taken for equal, beyond rounding; closeness
-            is passed on (a to b to c), so that a class may be wider than ``tol``.
+            is passed on (a to b to c), so that a class may be wider than ``tol``. It takes one to join what
+            sums that cancel leave, such as 0.1 + 0.2 - 0.3 and 0.
 
     Raises:
-        InputError: ``tol`` is negative.
+        InputError: ``tol`` is negative or no number.
 
     Example:
         >>> P = [[[0.0, 0.3, 0.7]], [[0.0, 1.0, 0.0]], [[0.0, 0.0, 1.0]]]
@@ -37,8 +38,9 @@ def coarsest_bisimulation(mdp: TabularMDP, *, tol: float = 0.0) -> Ints:
     live, actions = mdp.live_states(), mdp.num_actions
     codes = np.zeros(len(live), dtype=np.int64)
     while True:
-        signature, tolerance = _signature(mdp, codes, tol)
-        finer = join_equal(signature.reshape(len(live), -1), np.tile(tolerance, actions), codes)
+        signature, tolerance, relative = _signature(mdp, codes, tol)
+        columns, each = signature.reshape(len(live), -1), (np.tile(x, actions) for x in (tolerance, relative))
+        finer = join_equal(columns, next(each), codes, next(each))
         if finer.max() == codes.max():
             break
         codes = finer
@@ -58,7 +60,7 @@ def coarsest_pair_labels(mdp: TabularMDP, state_labels: Any, *, tol: float = 0.0
         tol: as there.
 
     Raises:
-        InputError: a wrong shape.
+        InputError: a wrong shape, or a ``tol`` that is negative or no number.
 
     Example:
         >>> mdp = TabularMDP.from_dense(np.ones((1, 2, 1)), [[1.0, 1.0]], 0.9)
@@ -68,20 +70,22 @@ def coarsest_pair_labels(mdp: TabularMDP, state_labels: Any, *, tol: float = 0.0
     states = class_codes("state_labels", state_labels, (mdp.num_states,), "(states,)")
     live = mdp.live_states()
     codes = class_codes("state_labels", states[live], (len(live),), "(states,)")
-    signature, tolerance = _signature(mdp, codes, tol)
+    signature, tolerance, relative = _signature(mdp, codes, tol)
     labels = np.full(mdp.r.size, -1, dtype=np.int64)
     rows = live_rows(mdp)
-    labels[rows] = join_equal(signature, tolerance, np.zeros(len(rows), dtype=np.int64))
+    labels[rows] = join_equal(signature, tolerance, np.zeros(len(rows), dtype=np.int64), relative)
     return class_codes("labels", labels.reshape(mdp.r.shape), mdp.r.shape, "(states, actions)")
 
 
-def _signature(mdp: TabularMDP, codes: Ints, tol: float) -> tuple[Array, Array]:
-    """Return reward and next-class probabilities of each live pair, and how close counts as equal."""
-    if not tol >= 0.0:
-        raise InputError(f"tol must not be negative, got {tol}.")
+def _signature(mdp: TabularMDP, codes: Ints, tol: float) -> tuple[Array, Array, Array]:
+    """Return reward and next-class probabilities of each live pair, and how close counts as equal.
+
+    Closeness is a distance for each column, and one relative to the numbers compared.
+    """
+    tol = check_number("tol", tol, least=0.0)
     rewards = mdp.r.reshape(-1)[live_rows(mdp)]
     columns = np.column_stack([rewards, pushforward(mdp, codes)])
-    noise = 64 * mdp.num_states * EPS
-    tolerance = np.full(columns.shape[1], tol + noise)
-    tolerance[0] = tol + noise * abs(rewards).max()
-    return columns, tolerance
+    tolerance, relative = np.full(columns.shape[1], tol), np.zeros(columns.shape[1])
+    tolerance[1:] += 64 * mdp.num_states * EPS
+    relative[0] = REWARD_NOISE
+    return columns, tolerance, relative

@@ -13,16 +13,15 @@ does not apply is None, and ``inapplicable`` says why; nothing is ever returned 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from theory.checks import Array
 from theory.problem import Problem
-from theory.resolvent import Resolvent
 from theory.spectrum import rounding
-from theory.td import fit_linear_model
-from theory.value_error import Residuals, ValueErrorSplit, model_solution, residuals, value_error
+from theory.value_error import OneStep, ValueErrorSplit, at_solution
 from theory.weighted_norms import WeightedNorms, weighted_norms
 
 POINTWISE = ("B1", "B2", "B25", "B3")
@@ -59,7 +58,8 @@ class BoundLadder:
         error_D: :math:`\|VE\|_D`.
         best_D: :math:`\|Q-\Pi Q\|_D`, the least error that any weights could have; None as they are.
         factors: what multiplies ``best_D`` in oblique, sigma, cea and kappa.
-        rounding: every inequality holds up to this much.
+        rounding: every inequality holds up to this much: what the identity of the value error may be off by,
+            and in the weighted norm also the error of w itself and of what the bounds are made of.
 
     Example:
         >>> problem = Problem.from_chain([[0, 1], [0, 1]], [1, 1], [[1], [2]], [0.5, 0.5], 0.5)
@@ -112,17 +112,17 @@ def bounds(problem: Problem) -> BoundLadder:
         >>> ladder.S1, ladder.inapplicable["S1"]
         (None, '(I - gamma W_d) w = w_r has no solution')
     """
-    model = fit_linear_model(problem)
-    w = model_solution(model, problem)
-    split = value_error(problem, w=w, model=model)
-    parts = residuals(problem, model.w_r, model.W_d, w, problem.Z_next)
+    parts, split = at_solution(problem)
     found = _Found()
-    if abs(parts.planning).max() * split.horizon <= split.tolerance:
-        _add_ladder(found, problem.gamma, parts, w)
-        _add_weighted(found, problem, parts, split, w)
+    if split.w is not None and abs(parts.planning).max() * split.horizon <= split.tolerance:
+        _add_ladder(found, problem.gamma, parts, split.w)
+        _add_weighted(found, problem, parts, split, split.w)
     else:
         reason = "(I - gamma W_d) w = w_r has no solution"
         found.missing.update(dict.fromkeys(("lower", *SUPREMUM, *WEIGHTED, *POINTWISE), reason))
+    if not math.isfinite(split.horizon):
+        reason = "no bound on ||G||_inf could be proved: gamma and the row sums are too close to 1"
+        found.missing.update({name: reason for name in SUPREMUM if name not in found.missing})
     return _finish(found, problem, split)
 
 
@@ -135,72 +135,103 @@ class _Found:
     missing: dict[str, str] = field(default_factory=dict)
     factors: dict[str, float] = field(default_factory=dict)
     best: float | None = None
+    rounding: float = 0.0
 
 
-def _add_ladder(found: _Found, gamma: float, parts: Residuals, w: Array) -> None:
+def _add_ladder(found: _Found, gamma: float, parts: OneStep, w: Array) -> None:
     """Add what G is applied to on each rung, and the lower bound."""
-    reward, dynamics = abs(parts.reward), abs(parts.dynamics)
-    bellman = parts.reward + gamma * (parts.dynamics @ w)
-    hoelder = abs(w).max() * dynamics.sum(axis=1)
+    reward, hoelder = abs(parts.reward), abs(w).max() * parts.sums
+    bellman = parts.reward + gamma * parts.dynamics
     found.one_step = {
         "B1": abs(bellman),
-        "B2": reward + gamma * abs(parts.dynamics @ w),
-        "B25": reward + gamma * (dynamics @ abs(w)),
+        "B2": reward + gamma * abs(parts.dynamics),
+        "B25": reward + gamma * parts.weighted,
         "B3": reward + gamma * hoelder,
         "published": reward + hoelder,
     }
     found.scalars["lower"] = float(abs(bellman).max()) / (1.0 + gamma)
 
 
-def _add_weighted(
-    found: _Found, problem: Problem, parts: Residuals, split: ValueErrorSplit, w: Array
-) -> None:
+def _add_weighted(found: _Found, problem: Problem, parts: OneStep, split: ValueErrorSplit, w: Array) -> None:
     """Add the bounds in the weighted norm, or why they do not apply."""
     norms = weighted_norms(problem)
     if norms is None:
         found.missing = dict.fromkeys(WEIGHTED, "a row without weight is reached from one with weight")
         return
-    found.best = norms.distance(split.q_true)
-    found.factors, found.missing = _factors(norms, problem.gamma)
+    found.best = norms.distance(split.q_true, problem.feature_rows)
+    found.factors, found.missing = _factors(norms, problem)
     found.scalars.update({name: factor * found.best for name, factor in found.factors.items()})
-    bellman = parts.reward + problem.gamma * (parts.dynamics @ w)
-    losses = norms.norm(parts.reward) + problem.gamma * float(np.linalg.norm(w)) * norms.norm(parts.dynamics)
-    found.scalars.update(
-        residual=norms.resolvent * norms.norm(bellman), loss_to_value=norms.resolvent * losses
-    )
+    found.rounding = _weighted_rounding(norms, problem, parts, split, max(found.factors.values(), default=0.0))
+    if norms.resolvent is None:
+        reason = f"||G||_D was not computed: {norms.not_computed['resolvent']}"
+        found.missing.update(residual=reason, loss_to_value=reason)
+        return
+    dynamics_loss = math.sqrt(float(problem.mu @ parts.squares))
+    losses = norms.norm(parts.reward) + problem.gamma * float(np.linalg.norm(w)) * dynamics_loss
+    bellman = norms.norm(parts.reward + problem.gamma * parts.dynamics)
+    found.scalars.update(residual=norms.resolvent * bellman, loss_to_value=norms.resolvent * losses)
 
 
-def _factors(norms: WeightedNorms, gamma: float) -> tuple[dict[str, float], dict[str, str]]:
+def _weighted_rounding(
+    norms: WeightedNorms, problem: Problem, parts: OneStep, split: ValueErrorSplit, factor: float
+) -> float:
+    r"""Return what rounding can do to the bounds that multiply the best possible error.
+
+    They hold for the exact solution. In D-orthonormal coordinates the computed one misses it by
+    :math:`(I-\gamma M)^{-1}` times what TD's equation leaves of it, at most as large as the rounding of that.
+    """
+    white, values = norms.white, split.error + split.q_true
+    inner = np.eye(white.rank) - problem.gamma * white.M
+    least = float(np.linalg.svd(inner, compute_uv=False).min(initial=1.0))
+    noise = rounding(white.rank, max(1.0, problem.gamma * white.next_norm))
+    if least <= noise:  # what is singular has no such bound
+        return 0.0
+    left = problem.r + problem.gamma * (problem.chain @ values) - values
+    miss = float(np.linalg.norm(white.columns.project(left)))
+    missed = (miss + rounding(problem.d, norms.norm(parts.magnitude))) / least
+    size = norms.norm(split.q_true) + norms.norm(values)
+    return missed + factor * size * (rounding(1, 1.0) + noise / least)
+
+
+def _factors(norms: WeightedNorms, problem: Problem) -> tuple[dict[str, float], dict[str, str]]:
     """Return what the best possible error is multiplied with in each bound, and what is missing why."""
-    slack = rounding(len(norms.root), 1.0)
+    slack = rounding(problem.n, 1.0)
     factors: dict[str, float] = {}
-    missing: dict[str, str] = {}
+    missing = {
+        name: f"{number} was not computed: {norms.not_computed[number]}"
+        for name, numbers in (("sigma", ("sigma",)), ("cea", ("sigma", "tau")))
+        for number in numbers
+        if number in norms.not_computed
+    }
     if norms.oblique is None:
         missing["oblique"] = "A is singular"
     else:
         factors["oblique"] = norms.oblique
-    if norms.sigma < 1.0 - slack:
+    if norms.sigma is not None and norms.sigma < 1.0 - slack:
         factors["sigma"] = float((1.0 - norms.sigma**2) ** -0.5)
-    else:
+    elif norms.sigma is not None:
         missing["sigma"] = f"sigma = {norms.sigma:.6g} is not below 1"
-    if norms.tau < 1.0 - slack:
-        factors["cea"] = float(np.hypot(1.0, norms.sigma / (1.0 - norms.tau)))
-    else:
+    if norms.tau is not None and norms.tau >= 1.0 - slack:
         missing["cea"] = f"tau = {norms.tau:.6g} is not below 1"
-    if gamma**2 * norms.kappa < 1.0 - slack:
-        factors["kappa"] = float((1.0 - gamma**2 * norms.kappa) ** -0.5)
+    elif norms.tau is not None and norms.sigma is not None:
+        factors["cea"] = float(np.hypot(1.0, norms.sigma / (1.0 - norms.tau)))
+    reach = problem.gamma**2 * norms.kappa
+    if reach < 1.0 - slack:
+        factors["kappa"] = float((1.0 - reach) ** -0.5)
     else:
-        missing["kappa"] = f"gamma^2 kappa = {gamma**2 * norms.kappa:.6g} is not below 1"
+        missing["kappa"] = f"gamma^2 kappa = {reach:.6g} is not below 1"
     return factors, missing
 
 
 def _finish(found: _Found, problem: Problem, split: ValueErrorSplit) -> BoundLadder:
     """Carry the one-step terms on with G and H, and compare everything with the truth."""
-    resolvent = Resolvent(problem.P_pi, problem.gamma)
-    carried = {name: resolvent.solve(found.one_step[name]).x for name in POINTWISE if name in found.one_step}
+    carried = {
+        name: problem.resolvent.solve(found.one_step[name]).x for name in POINTWISE if name in found.one_step
+    }
     scalars = dict(found.scalars)
     for name, term in found.one_step.items():
-        scalars[name.replace("B", "S")] = split.horizon * float(term.max())
+        if math.isfinite(split.horizon):
+            scalars[name.replace("B", "S")] = split.horizon * float(term.max())
     sup, weighted = float(abs(split.error).max()), float(np.sqrt(problem.mu @ split.error**2))
     return BoundLadder(
         lower=scalars.get("lower"),
@@ -226,7 +257,7 @@ def _finish(found: _Found, problem: Problem, split: ValueErrorSplit) -> BoundLad
         error_D=weighted,
         best_D=found.best,
         factors=found.factors,
-        rounding=split.tolerance,
+        rounding=split.tolerance + found.rounding,
     )
 
 

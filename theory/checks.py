@@ -7,7 +7,10 @@ or ``csr_array``, so that nothing behind the boundary has to look again. What th
 
 from __future__ import annotations
 
+import math
+import operator
 from collections.abc import Callable
+from numbers import Real
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -36,24 +39,46 @@ def as_array(name: str, value: Any, where: Callable[[tuple[int, ...]], str] | No
         where: turns the index of an entry into words, such as "state 3, action 1".
 
     Raises:
-        InputError: not numeric, complex, or an entry is NaN or infinite.
+        InputError: not numeric, complex, sparse, rows of different lengths, or an entry is NaN or infinite.
 
     Example:
         >>> as_array("r", [1, 2]).dtype
         dtype('float64')
     """
-    try:
-        array = np.array(value)
-    except (ValueError, TypeError) as error:
-        raise InputError(f"{name} must be an array of numbers: {error}.") from error
-    if array.dtype.kind not in "biuf":
-        raise InputError(f"{name} must hold real numbers, got an array of {array.dtype}.")
-    array = array.astype(np.float64)
+    array = any_array(name, value)
+    _check_real(name, array)
+    with np.errstate(over="ignore"):  # a long double beyond float64 becomes infinite, which is named below
+        array = array.astype(np.float64)
     bad = np.argwhere(~np.isfinite(array))
     if len(bad):
         index = tuple(int(i) for i in bad[0])
         raise InputError(f"{name} must be finite, got {array[index]} at {(where or _index)(index)}.")
     return frozen(array)
+
+
+def any_array(name: str, value: Any) -> npt.NDArray[Any]:
+    """Return a copy of ``value`` as an array of whatever it holds: numbers, words, flags.
+
+    Raises:
+        InputError: rows of different lengths, or a sparse matrix.
+
+    Example:
+        >>> any_array("labels", ["left", "right"]).shape
+        (2,)
+    """
+    if sparse.issparse(value):
+        raise InputError(f"{name} must be a dense array, got a sparse one; pass .toarray() of it.")
+    try:
+        return np.array(value)
+    except (ValueError, TypeError) as error:
+        reason = str(error).rstrip(".")
+        raise InputError(f"{name} must be an array, every row of the same length: {reason}.") from error
+
+
+def _check_real(name: str, array: Any) -> None:
+    """Raise unless a dense or sparse array holds real numbers."""
+    if array.dtype.kind not in "biuf":
+        raise InputError(f"{name} must hold real numbers, got an array of {array.dtype}.")
 
 
 def frozen(array: Array) -> Array:
@@ -68,7 +93,7 @@ def as_matrix(name: str, value: Any, where: Callable[[int], str]) -> Matrix:
     Duplicate entries of a sparse matrix are summed. ``where`` turns a row into words.
 
     Raises:
-        InputError: not two-dimensional, or an entry is NaN or infinite.
+        InputError: not two-dimensional, complex, or an entry is NaN or infinite.
 
     Example:
         >>> as_matrix("P", [[0.0, 1.0]], where=str).shape
@@ -79,6 +104,7 @@ def as_matrix(name: str, value: Any, where: Callable[[int], str]) -> Matrix:
         if dense.ndim != 2:
             raise InputError(f"{name} must have two axes, got shape {dense.shape}.")
         return dense
+    _check_real(name, value)
     matrix = sparse.csr_array(value, dtype=np.float64, copy=True)
     matrix.sum_duplicates()
     matrix.eliminate_zeros()
@@ -102,6 +128,63 @@ def check_shape(name: str, array: Any, shape: tuple[int, ...], meaning: str) -> 
         raise InputError(f"{name} must have shape {shape} {meaning}, got {tuple(array.shape)}.")
 
 
+def check_count(name: str, value: Any, least: int = 1) -> int:
+    """Return a whole number that is at least ``least``.
+
+    Raises:
+        InputError: it is not a whole number, as 1.5 and 2.0 are not, or below ``least``.
+
+    Example:
+        >>> check_count("steps", np.int64(3))
+        3
+    """
+    try:
+        number = operator.index(value)
+    except TypeError as error:
+        raise InputError(f"{name} must be a whole number, got {value!r}.") from error
+    if number < least:
+        raise InputError(f"{name} must be at least {least}, got {number}.")
+    return number
+
+
+def check_number(
+    name: str,
+    value: Any,
+    *,
+    least: float = -math.inf,
+    above: float = -math.inf,
+    most: float = math.inf,
+) -> float:
+    """Return a finite real number as a float: at least ``least``, greater than ``above``, at most ``most``.
+
+    Raises:
+        InputError: it is not one, as "0.5", NaN and infinity are not; or it is out of range.
+
+    Example:
+        >>> check_number("epsilon", 1, least=0, most=1)
+        1.0
+    """
+    given = value.item() if isinstance(value, np.ndarray) and value.ndim == 0 else value
+    if not isinstance(given, Real):
+        raise InputError(f"{name} must be a number and {_range(least, above, most)}, got {value!r}.")
+    try:
+        number = float(given)
+    except OverflowError:  # a whole number or a fraction beyond float64
+        number = math.inf
+    if not (least <= number <= most and above < number and math.isfinite(number)):
+        raise InputError(f"{name} must {_range(least, above, most)}, got {given}.")
+    return number
+
+
+def _range(least: float, above: float, most: float) -> str:
+    """Return the numbers that are allowed, in words."""
+    if above > -math.inf:
+        return f"be greater than {above:g}" + (f" and at most {most:g}" if most < math.inf else " and finite")
+    if least > -math.inf:
+        return f"lie in [{least:g}, {most:g}]" if most < math.inf else f"be at least {least:g} and finite"
+    return f"be at most {most:g} and finite" if most < math.inf else "be finite"
+
+
 def check_gamma(gamma: Any) -> float:
     """Return the discount factor as a float.
 
@@ -112,13 +195,7 @@ def check_gamma(gamma: Any) -> float:
         >>> check_gamma(1)
         1.0
     """
-    try:
-        number = float(gamma)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"gamma must be a number from 0 to 1, got {gamma!r}.") from error
-    if not 0.0 <= number <= 1.0:
-        raise InputError(f"gamma must lie in [0, 1], got {number}.")
-    return number
+    return check_number("gamma", gamma, least=0.0, most=1.0)
 
 
 def check_non_negative(name: str, matrix: Matrix, where: Callable[[int], str]) -> None:

@@ -9,11 +9,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from theory.checks import row_sums
-from theory.graphs import never_ending
 from theory.problem import Problem
 from theory.report import Condition
-from theory.resolvent import LEAK
 from theory.spectrum import sides_of_circle
 from theory.stability import td_spectrum
 from theory.whitening import Whitened, whiten
@@ -69,8 +66,7 @@ def finite_returns(problem: Problem) -> Condition:
     if problem.gamma < 1.0:
         margin = 1.0 - problem.gamma
         return Condition("returns are finite", True, problem.gamma, 1.0, margin, why)
-    leaks = row_sums(problem.P_pi) < 1.0 - LEAK
-    stuck = float(np.sum(never_ending(problem.P_pi, leaks)))
+    stuck = float(np.sum(problem.chain.never_ending()))
     return Condition("returns are finite", stuck == 0.0, stuck, 0.0, -stuck, why)
 
 
@@ -86,7 +82,7 @@ def _td_stable(problem: Problem) -> Condition:
 
 
 def _rollout_converges(problem: Problem, white: Whitened) -> Condition:
-    values, sides = sides_of_circle(problem.gamma * white.M)
+    values, sides = sides_of_circle(problem.gamma * white.M, problem.gamma * white.next_norm)
     radius = float(np.abs(values).max(initial=0.0))
     holds = None if np.any(sides == 0) and not np.any(sides < 0) else bool(np.all(sides > 0))
     why = (

@@ -14,31 +14,40 @@ The check applies every change to one problem and solves again, from assembly to
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from theory.checks import Array, Bools, Ints, row_sums
+from theory.assembly import assemble
+from theory.checks import EPS, Array, Ints
+from theory.equivalence_conditions import finite_returns
 from theory.problem import Problem
 from theory.report import Condition, Report
-from theory.resolvent import LEAK
 from theory.spectrum import spectral_norm
 from theory.stability import stability
 from theory.theorem1 import check_fixed_point_equivalence
-from theory.truth import chain_value
-from theory.whitening import EPS, Whitened, reward_norm, unit_columns, whiten
+from theory.whitening import Whitened, reward_norm, unit_columns, whiten
 
 THEOREM = "equivariances of the linear fixed point"
 FACTOR = -3.0  # rewards are multiplied with it: neither positive nor a power of two
 SHIFT = 1.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Solution:
-    """Predicted values of the fixed point, (n,), and what rounding may do to them in the weighted norm."""
+    r"""Predicted values of the fixed point.
+
+    Attributes:
+        q: (n,), the values.
+        allowed: what rounding may do to them in the weighted norm.
+        rank: of the weighted features.
+        inverse: no less than :math:`\|(I-\gamma M)^{-1}\|`, what a change of the reward is multiplied with.
+    """
 
     q: Array
     allowed: float
+    rank: int
+    inverse: float
 
 
 def check_equivariances(problem: Problem) -> Report:
@@ -46,7 +55,8 @@ def check_equivariances(problem: Problem) -> Report:
 
     Values are compared on the rows with weight, in the norm of the weights. The verdict is
     "inconclusive" if there is not exactly one fixed point, or if it is too ill-conditioned to compare;
-    a statement that does not apply has ``holds`` None, says so, and does not count.
+    a statement that does not apply, or that rounding hides (a change may move the numerical rank of nearly
+    dependent features), has ``holds`` None, says so, and does not count.
 
     Returns:
         The report: one condition a change. ``data`` has the step-size limits and spectral radii before and
@@ -61,7 +71,7 @@ def check_equivariances(problem: Problem) -> Report:
     solution, why = _solve(problem)
     if solution is None:
         return Report(THEOREM, "inconclusive", None, None, (Condition("one fixed point", None, why=why),))
-    rebased = _copy(problem, Z=problem.Z @ change_of_basis(problem.d))
+    rebased = _copy(problem, Z=_level(problem) @ change_of_basis(problem.d))
     conditions = (
         *_rebased(problem, solution, rebased),
         _same_values("rewards scaled", problem, solution, _copy(problem, r=FACTOR * problem.r), FACTOR),
@@ -99,6 +109,11 @@ def change_of_basis(d: int) -> Array:
     return np.diag(np.resize([3.0, -0.5, 2.0], d)) + 0.5 * np.eye(d, k=1)
 
 
+def _level(problem: Problem) -> Array:
+    """Return the features with columns of D-norm 1 to 2, exactly, so that mixing them loses no digits."""
+    return np.asarray(np.ldexp(problem.Z, 1 - np.frexp(assemble(problem).scale)[1]))
+
+
 def listed(problem: Problem, rows: Ints) -> Problem:
     """Return the problem with its rows listed in this order; a row listed twice is entered half as often.
 
@@ -121,8 +136,13 @@ def _solve(problem: Problem) -> tuple[_Solution | None, str]:
     w = report.data.get("w_td")
     if report.verdict == "inconclusive" or w is None or report.tolerance is None:
         return None, "not exactly one fixed point, or one that rounding hides"
-    size = max(float(np.linalg.norm(np.sqrt(problem.mu @ problem.Z**2) * w)), reward_norm(problem))
-    return _Solution(problem.Z @ w, math.sqrt(problem.d) * report.tolerance * size), ""
+    size = max(float(np.linalg.norm(assemble(problem).scale * w)), reward_norm(problem))
+    allowed = math.sqrt(problem.d) * report.tolerance * size
+    inverse = report.data["condition_numbers"]["whitened"]
+    return _Solution(problem.Z @ w, allowed, report.data["rank"], inverse), ""
+
+
+RANK_MOVED = "the rank is within rounding of another"
 
 
 def _same_values(
@@ -130,13 +150,13 @@ def _same_values(
 ) -> Condition:
     """Check that the values of the changed problem are ``factor`` times those of the problem."""
     after, why = _solve(changed)
-    if after is None:
-        return Condition(name, None, why=why)
+    if after is None or after.rank != solution.rank:
+        return Condition(name, None, why=why or RANK_MOVED)
     miss = float(np.sqrt(problem.mu @ (after.q - factor * solution.q) ** 2))
-    return _at_most(name, miss, after.allowed + abs(factor) * solution.allowed, "predicted values")
+    return Condition.at_most(name, miss, after.allowed + abs(factor) * solution.allowed, "predicted values")
 
 
-GUESSES = "does not apply: features dependent on the data, and rows outside the data are reached"
+GUESSES = "does not apply: features that vanish on the data do not where it leads, outside the data"
 
 
 def _rebased(problem: Problem, solution: _Solution, rebased: Problem) -> tuple[Condition, Condition]:
@@ -148,66 +168,84 @@ def _rebased(problem: Problem, solution: _Solution, rebased: Problem) -> tuple[C
 
 
 def _guesses(problem: Problem) -> bool:
-    """Say whether values rest on what weights of least norm predict outside the data.
+    """Say whether combinations of features that vanish on the data do not vanish where it leads, on average.
 
-    Among features that are dependent on the data, the least-squares model picks the weights of least
-    norm, and what these predict on other rows depends on the basis.
+    The least-squares model then picks the weights of least norm, and what these predict depends on the basis.
     """
-    return whiten(problem).rank < problem.d and bool(_reached(problem)[problem.mu == 0.0].any())
-
-
-def _reached(problem: Problem) -> Bools:
-    """Return the rows that have weight or follow on one that has, (n,)."""
-    return np.asarray((problem.mu > 0.0) | (problem.mu @ problem.P_pi > 0.0))
+    white, root = whiten(problem), np.sqrt(problem.mu)[:, None]
+    ahead = np.linalg.norm(root * (problem.Z_next @ white.N), axis=0)
+    size = np.linalg.norm(root * (abs(problem.Z_next) @ abs(white.N)), axis=0)
+    return bool(np.any(ahead > 64 * max(problem.n, problem.d) * EPS * white.condition * size))
 
 
 def _same_spectrum(problem: Problem, rebased: Problem) -> Condition:
     """Check that the model is the same operator on the span, whatever the basis."""
     before, after = whiten(problem), whiten(rebased)
     if before.rank != after.rank:
-        return Condition("rollout spectrum", None, why="the rank is within rounding of another")
+        return Condition("rollout spectrum", None, why=RANK_MOVED)
     turn = after.Q.T @ before.Q
     miss = spectral_norm(np.asarray(after.M - turn @ before.M @ turn.T, dtype=np.float64))
     allowed = 64 * problem.d * EPS * (before.condition + after.condition) * max(1.0, _size(problem, before))
-    return _at_most("rollout spectrum", miss, allowed, "the model as an operator on the span of the features")
+    why = "the model as an operator on the span of the features"
+    return Condition.at_most("rollout spectrum", miss, allowed, why)
 
 
 def _size(problem: Problem, white: Whitened) -> float:
-    """Return the size of what the whitened model was computed from."""
-    ahead = problem.P_pi @ (white.Q / np.where(problem.mu > 0.0, np.sqrt(problem.mu), 1.0)[:, None])
+    """Return the size of what the whitened model was computed from, rows without weight included."""
+    rows = problem.feature_rows.slices()
+    ahead = problem.chain @ np.concatenate([white.columns.read(block) for block in rows])
     return max(spectral_norm(white.M), float(np.sqrt(problem.mu @ (ahead**2).sum(axis=1))))
 
 
 def _true_shift(problem: Problem) -> Condition:
     name = "rewards shifted, true values"
-    ends = row_sums(problem.P_pi) < 1.0 - LEAK
-    if problem.gamma == 1.0 and not ends.any():
+    if not finite_returns(problem).holds:
         return Condition(name, None, why="does not apply: true values are infinite")
-    before = chain_value(problem.P_pi, problem.r, problem.gamma)
-    after = chain_value(problem.P_pi, problem.r + SHIFT, problem.gamma)
-    steps = chain_value(problem.P_pi, np.ones(problem.n), problem.gamma)
-    gain = SHIFT * steps.value if ends.any() else np.full(problem.n, SHIFT / (1.0 - problem.gamma))
-    miss = float(abs(after.value - before.value - gain).max())
-    allowed = before.error_bound + after.error_bound + steps.error_bound
-    return _at_most(name, miss, allowed + 4 * EPS * float(gain.max()), "c G 1, c / (1 - gamma) without ends")
+    before, after, steps = (
+        problem.resolvent.solve(r) for r in (problem.r, problem.r + SHIFT, np.ones(problem.n))
+    )
+    allowed = before.error_bound + after.error_bound + SHIFT * steps.error_bound
+    gain = SHIFT * steps.x
+    if not problem.chain.leaves.any():
+        # G 1 = 1 / (1 - gamma) as far as rows sum to one.
+        gain = np.full(problem.n, SHIFT / (1.0 - problem.gamma))
+        allowed += float(gain[0]) * problem.gamma * problem.resolvent.H * float(abs(_missing(problem)).max())
+    miss = float(abs(after.x - before.x - gain).max())
+    allowed += 4 * EPS * float(gain.max())
+    return Condition.at_most(name, miss, allowed, "c G 1, c / (1 - gamma) without ends")
+
+
+def _missing(problem: Problem) -> Array:
+    """Return what each row of the chain misses to one, (n,); rounding where nothing ends."""
+    return np.asarray(1.0 - problem.chain @ np.ones(problem.n))
 
 
 def _predicted_shift(problem: Problem, solution: _Solution) -> Condition:
-    name, seen = "rewards shifted, predicted values", unit_columns(problem.Z[_reached(problem)])[0]
+    name = "rewards shifted, predicted values"
     if _guesses(problem):
         return Condition(name, None, why=GUESSES)
-    ones = np.ones(len(seen))
-    outside = float(abs(seen @ np.linalg.lstsq(seen, ones)[0] - ones).max())
+    outside = _constant_outside(problem)
     if outside > 64 * problem.n * EPS * whiten(problem).condition:
         return Condition(name, None, why=f"does not apply: constants are {outside:.3g} outside the span")
-    if problem.gamma == 1.0 or row_sums(problem.P_pi)[problem.mu > 0.0].min() < 1.0 - LEAK:
+    data = problem.mu > 0.0
+    if problem.gamma == 1.0 or problem.chain.leaves[data].any():
         return Condition(name, None, why="does not apply: something terminates, or gamma is 1")
     after, why = _solve(_copy(problem, r=problem.r + SHIFT))
     if after is None:
         return Condition(name, None, why=why)
     gain = SHIFT / (1.0 - problem.gamma)
     miss = float(np.sqrt(problem.mu @ (after.q - solution.q - gain) ** 2))
-    return _at_most(name, miss, after.allowed + solution.allowed, "c / (1 - gamma)")
+    # A u = (1 - gamma) Z'D1 as far as rows sum to one.
+    rough = gain * problem.gamma * solution.inverse * float(abs(_missing(problem)[data]).max())
+    return Condition.at_most(name, miss, after.allowed + solution.allowed + rough, "c / (1 - gamma)")
+
+
+def _constant_outside(problem: Problem) -> float:
+    """Return how far 1 is from the span of the features, on rows with weight and rows that follow."""
+    reached = (problem.mu > 0.0) | (problem.chain.T @ problem.mu > 0.0)
+    seen = unit_columns(problem.Z[reached])[0]
+    ones = np.ones(len(seen))
+    return float(abs(seen @ np.linalg.lstsq(seen, ones)[0] - ones).max())
 
 
 def _duplicated_row(problem: Problem) -> Condition:
@@ -219,13 +257,13 @@ def _duplicated_row(problem: Problem) -> Condition:
     if solution is None:
         return Condition("row listed twice", None, why=why)
     twice = listed(problem, np.append(np.arange(problem.n), row))
-    both = _Solution(np.append(solution.q, solution.q[row]), solution.allowed)
+    both = replace(solution, q=np.append(solution.q, solution.q[row]))
     return _same_values("row listed twice", twice, both, twice, 1.0)
 
 
 def _other_order(problem: Problem, solution: _Solution) -> Condition:
     backwards = listed(problem, np.arange(problem.n)[::-1])
-    turned = _Solution(solution.q[::-1], solution.allowed)
+    turned = replace(solution, q=solution.q[::-1])
     return _same_values("rows in another order", backwards, turned, backwards, 1.0)
 
 
@@ -249,7 +287,3 @@ def _excess(condition: Condition) -> float:
     return (
         condition.value / condition.threshold if condition.threshold > 0.0 else float(condition.value > 0.0)
     )
-
-
-def _at_most(name: str, value: float, threshold: float, why: str) -> Condition:
-    return Condition(name, bool(value <= threshold), value, threshold, threshold - value, why)

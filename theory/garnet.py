@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from scipy import sparse
 
-from theory.checks import Array
+from theory.checks import Array, check_count
 from theory.errors import InputError
 from theory.mdp import TabularMDP
 from theory.splitmix import SplitMix64
@@ -30,19 +30,19 @@ def garnet(
     ``num_terminal`` states are terminal, the start is uniform over the others.
 
     Raises:
-        InputError: a size below one, a branching above the number of states, or no live state.
+        InputError: a size that is no whole number or below one, a branching above the number of states, or
+            no live state.
 
     Example:
         >>> mdp = garnet(4, 2, 2, 0.9, seed=1)
         >>> mdp.P.shape, (mdp.P > 0).sum(axis=2).tolist()
         ((4, 2, 4), [[2, 2], [2, 2], [2, 2], [2, 2]])
     """
-    if min(num_states, num_actions, branching) < 1 or branching > num_states:
-        raise InputError(
-            f"A Garnet needs at least one state, action and successor, and at most as many successors as "
-            f"states; got {num_states} states, {num_actions} actions, branching {branching}."
-        )
-    if not 0 <= num_terminal < num_states:
+    sizes = {"num_states": num_states, "num_actions": num_actions, "branching": branching}
+    num_states, num_actions, branching = (check_count(name, size) for name, size in sizes.items())
+    if branching > num_states:
+        raise InputError(f"branching must be at most the {num_states} states, got {branching}.")
+    if check_count("num_terminal", num_terminal, 0) >= num_states:
         raise InputError(f"num_terminal must be from 0 to {num_states - 1}, got {num_terminal}.")
     stream = SplitMix64(seed)
     rows = num_states * num_actions

@@ -8,18 +8,16 @@ the public way in.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
 import numpy as np
 
-from theory.checks import Array, Bools
+from theory.checks import ROW_SUM_TOLERANCE, Array, Bools, check_count, check_number
 from theory.errors import InputError
-from theory.exact_mdp import normalised, snap
-
-ROW_TOLERANCE = 1e-9
+from theory.exact.rationals import normalised, snap
 
 
 @dataclass(frozen=True)
@@ -96,8 +94,9 @@ def read_table(env: Any, *, rationalize: bool) -> GymTable:
         rationalize: take probabilities and rewards for the simple fractions they round.
 
     Raises:
-        InputError: no table, a missing action, a probability that is negative, NaN or does not sum
-            to one, a successor that does not exist; the message names state and action.
+        InputError: no table, an action that some state lacks, an outcome that is not four entries, a
+            probability that is negative, NaN or does not sum to one, a reward that is no number, a successor
+            that does not exist; the message names state and action.
 
     Example:
         >>> class Toy:
@@ -117,7 +116,7 @@ def read_table(env: Any, *, rationalize: bool) -> GymTable:
             f"CliffWalking-v1 or Taxi-v4; {type(inner).__name__} has none."
         )
     convert = snap if rationalize else Fraction
-    states, actions = len(table), len(table.get(0, ()))
+    states, actions = len(table), max(_count_actions(s, row) for s, row in table.items())
     rows = tuple(
         tuple(_outcomes(table, s, a, states, convert) for a in range(actions)) for s in range(states)
     )
@@ -128,24 +127,40 @@ def _outcomes(
     table: Mapping[int, Any], s: int, a: int, states: int, convert: Callable[[float], Fraction]
 ) -> tuple[Entry, ...]:
     """Return the outcomes of one action, probabilities summing to one exactly."""
-    try:
-        listed = list(table[s][a])
-    except (KeyError, IndexError) as error:
-        raise InputError(f"The table has nothing for state {s}, action {a}.") from error
     where = f"state {s}, action {a}"
-    for p, successor, reward, _ in listed:
-        if not (np.isfinite(p) and p >= 0 and np.isfinite(reward)):
-            raise InputError(f"Probability {p} with reward {reward} at {where}: both must be finite, p >= 0.")
-        if not 0 <= successor < states:
-            raise InputError(f"Next state {successor} at {where} does not exist; there are {states}.")
-    total = float(sum(p for p, *_ in listed))
-    if abs(total - 1.0) > ROW_TOLERANCE:
+    try:
+        found = table[s][a]
+    except (KeyError, IndexError) as error:
+        raise InputError(f"The table has nothing for {where}.") from error
+    listed = [_outcome(outcome, states, where) for outcome in found]
+    total = sum(p for p, *_ in listed)
+    if abs(total - 1.0) > ROW_SUM_TOLERANCE["float64"]:
         raise InputError(f"Probabilities must sum to 1, got {total:.12g} at {where}.")
-    exact = normalised([convert(float(p)) for p, *_ in listed])
+    exact = normalised([convert(p) for p, *_ in listed])
     return tuple(
-        Entry(p, int(successor), convert(float(reward)), bool(done))
+        Entry(p, successor, convert(reward), done)
         for p, (_, successor, reward, done) in zip(exact, listed, strict=True)
     )
+
+
+def _outcome(outcome: Any, states: int, where: str) -> tuple[float, int, float, bool]:
+    """Return one outcome of the table, checked."""
+    if not isinstance(outcome, Sequence) or len(outcome) != 4:
+        raise InputError(
+            f"An outcome is (probability, next state, reward, done), got {outcome!r} at {where}."
+        )
+    successor = check_count(f"Next state at {where}", outcome[1], 0)
+    if successor >= states:
+        raise InputError(f"Next state {successor} at {where} does not exist; there are {states}.")
+    p = check_number(f"Probability at {where}", outcome[0], least=0.0)
+    return p, successor, check_number(f"Reward at {where}", outcome[2]), bool(outcome[3])
+
+
+def _count_actions(state: Any, row: Any) -> int:
+    """Return the number of actions that the table has for one state."""
+    if not isinstance(row, Mapping | Sequence):
+        raise InputError(f"The table must map each action of state {state} to its outcomes, got {row!r}.")
+    return len(row)
 
 
 def _start(env: Any, states: int, convert: Callable[[float], Fraction]) -> tuple[Fraction, ...] | None:
@@ -153,7 +168,7 @@ def _start(env: Any, states: int, convert: Callable[[float], Fraction]) -> tuple
     given = getattr(env, "initial_state_distrib", None)
     if given is None:
         return None
-    first = [convert(float(p)) for p in given]
+    first = [convert(check_number("initial_state_distrib", p, least=0.0)) for p in given]
     if len(first) != states or sum(first) == 0:
         raise InputError(f"initial_state_distrib must weigh each of the {states} states, got {len(first)}.")
     return tuple(normalised(first))

@@ -12,25 +12,31 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
-from theory.checks import Array, Ints, check_shape
+from theory.checks import EPS, Array, Ints, any_array, check_shape
+from theory.errors import InputError
 from theory.mdp import TabularMDP
 
-EPS = float(np.finfo(np.float64).eps)
+REWARD_NOISE = 64 * EPS  # rewards this close, relative to the larger, are the same number rounded twice
 
 
 def class_codes(name: str, labels: Any, shape: tuple[int, ...], meaning: str) -> Ints:
     """Return labels of any sortable kind as whole numbers 0, 1, ... in order of first appearance.
 
     Raises:
-        InputError: another shape.
+        InputError: another shape, NaN, or labels of kinds that have no order (a number and None).
 
     Example:
         >>> class_codes("labels", ["b", "a", "b"], (3,), "(states,)").tolist()
         [0, 1, 0]
     """
-    array = np.asarray(labels)
+    array = any_array(name, labels)
     check_shape(name, array, shape, meaning)
-    _, first, codes = np.unique(array, return_index=True, return_inverse=True)
+    if array.dtype.kind in "fc" and np.isnan(array).any():
+        raise InputError(f"{name} must not be NaN, which equals nothing, itself included.")
+    try:
+        _, first, codes = np.unique(array, return_index=True, return_inverse=True)
+    except TypeError as error:
+        raise InputError(f"{name} must be of one kind, such as numbers or words: {error}.") from error
     rank = np.empty(len(first), dtype=np.int64)
     rank[np.argsort(first)] = np.arange(len(first))
     return np.asarray(rank[codes.reshape(shape)], dtype=np.int64)
@@ -100,7 +106,7 @@ def spread(values: Array, codes: Ints) -> float:
     return float((highest - lowest).max())
 
 
-def join_equal(columns: Array, tolerance: Array, within: Ints) -> Ints:
+def join_equal(columns: Array, tolerance: Array, within: Ints, relative: Array | float = 0.0) -> Ints:
     """Return classes of rows that were together in ``within`` and agree in every column.
 
     Two numbers of a column agree if a chain of numbers that are there leads from one to the other in
@@ -111,13 +117,16 @@ def join_equal(columns: Array, tolerance: Array, within: Ints) -> Ints:
         columns: (n, m).
         tolerance: (m,).
         within: (n,), classes to be refined.
+        relative: (m,), added to the tolerance of a step times the larger of its two ends in modulus.
 
     Example:
         >>> join_equal(np.array([[0.3], [0.1 + 0.2], [0.4]]), np.array([1e-12]), np.zeros(3, dtype=int))
         array([0, 0, 1])
     """
     order = np.argsort(columns, axis=0, kind="stable")
-    steps = np.diff(np.take_along_axis(columns, order, axis=0), axis=0) > tolerance
+    sorted_columns = np.take_along_axis(columns, order, axis=0)
+    larger = np.maximum(abs(sorted_columns[:-1]), abs(sorted_columns[1:]))
+    steps = np.diff(sorted_columns, axis=0) > tolerance + relative * larger
     ranks = np.vstack([np.zeros((1, columns.shape[1]), dtype=np.int64), np.cumsum(steps, axis=0)])
     codes = np.empty_like(ranks)
     np.put_along_axis(codes, order, ranks, axis=0)

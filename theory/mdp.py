@@ -21,8 +21,10 @@ from theory.checks import (
     Bools,
     Ints,
     Matrix,
+    any_array,
     as_array,
     as_matrix,
+    check_count,
     check_gamma,
     check_non_negative,
     check_shape,
@@ -31,8 +33,11 @@ from theory.checks import (
     row_tolerance,
 )
 from theory.errors import InputError
-from theory.exact_mdp import ExactMDP, exact_mdp
+from theory.exact.mdp import ExactMDP, exact_mdp
 from theory.graphs import reachable
+
+INDEX = ("state", "action", "next state")
+LARGEST_INDEX = 2.0**53  # beyond it floats are not all the whole numbers
 
 
 @dataclass(frozen=True, init=False, eq=False)
@@ -120,7 +125,8 @@ class TabularMDP:
             dense: store ``P`` densely; False keeps a ``csr_array``.
 
         Raises:
-            InputError: a row of another length, a negative or too large index; see also the class.
+            InputError: a row of another length, an index that is negative, too large or no whole number, a
+                probability below zero; see also the class.
 
         Example:
             >>> rows = [(0, 0, 0, 0.25, 4.0), (0, 0, 0, 0.25, 0.0), (0, 0, 1, 0.5, 0.0)]
@@ -129,21 +135,17 @@ class TabularMDP:
             (array([0.5, 0.5]), np.float64(1.0))
         """
         table = _transition_table(rows)
-        states, actions, successors = (table[:, column].astype(np.int64) for column in range(3))
         if shape is None:
-            shape = (int(max(states.max(), successors.max())) + 1, int(actions.max()) + 1)
-        for name, index, limit in (
-            ("state", states, shape[0]),
-            ("action", actions, shape[1]),
-            ("next state", successors, shape[0]),
-        ):
-            _check_index(name, index, limit)
-        pair = states * shape[1] + actions
-        P = sparse.coo_array((table[:, 3], (pair, successors)), shape=(shape[0] * shape[1], shape[0])).tocsr()
-        rewards = np.bincount(pair, table[:, 3] * table[:, 4], minlength=shape[0] * shape[1])
-        return cls(
-            P.toarray().reshape(*shape, -1) if dense else P, rewards.reshape(shape), gamma, terminal, start
-        )
+            S, A = int(table[:, (0, 2)].max()) + 1, int(table[:, 1].max()) + 1
+        else:
+            S, A = _check_sizes(shape)
+        index = table[:, :3].astype(np.int64).T
+        for name, given, limit in zip(INDEX, index, (S, A, S), strict=True):
+            _check_index(name, given, limit)
+        pair, (chance, reward) = index[0] * A + index[1], table[:, 3:].T
+        P = sparse.coo_array((chance, (pair, index[2])), shape=(S * A, S)).tocsr()
+        rewards = np.bincount(pair, chance * reward, minlength=S * A).reshape(S, A)
+        return cls(P.toarray().reshape(S, A, S) if dense else P, rewards, gamma, terminal, start)
 
     @classmethod
     def from_gym(cls, env: Any, gamma: float, *, rationalize: bool = True) -> TabularMDP:
@@ -229,16 +231,16 @@ class TabularMDP:
         """Return (S,) flags of the states meant by ``reachable_from``."""
         if isinstance(wanted, str) and wanted == "start":
             return self.start > 0.0
-        array = np.asarray(wanted)
+        array = any_array("reachable_from", wanted)
         if array.dtype.kind in "bf" and array.shape == (self.num_states,):
-            return np.asarray(array > 0)
+            return np.asarray(_check_sources(array) > 0.0)
         if array.dtype.kind not in "iu":
             raise InputError(
                 "reachable_from must be 'start', a state, states, or one flag or probability for each of "
                 f"the {self.num_states} states; got {wanted!r}."
             )
-        _check_index("state", np.atleast_1d(array), self.num_states)
         flags = np.zeros(self.num_states, dtype=bool)
+        _check_index("state", array.reshape(-1), self.num_states)
         flags[array] = True
         return flags
 
@@ -249,7 +251,7 @@ def _pair(state: int, action: int) -> str:
 
 def _check_terminal(terminal: Any, states: int) -> Bools:
     """Return (S,) flags, at least one of them False."""
-    flags = np.zeros(states, dtype=bool) if terminal is None else np.array(terminal)
+    flags = np.zeros(states, dtype=bool) if terminal is None else any_array("terminal", terminal)
     check_shape("terminal", flags, (states,), "(states,)")
     if flags.dtype != np.bool_:
         raise InputError(f"terminal must hold True or False for each state, got {flags.dtype}.")
@@ -318,17 +320,25 @@ def _with_loops(rows: Matrix, ends: Bools, sums: Array, actions: int) -> Matrix:
 
 
 def _transition_table(rows: Iterable[Sequence[Any]]) -> Array:
-    """Return the rows as (count, 5)."""
-    listed = [tuple(row) for row in rows]
+    """Return the rows as (count, 5): whole numbers in the first three columns, no negative probability."""
+    listed = list(rows)
     for number, row in enumerate(listed):
-        if len(row) != 5:
+        if not isinstance(row, Sequence | np.ndarray) or len(row) != 5:
             raise InputError(
-                "A transition is (state, action, next_state, probability, reward); "
-                f"row {number} has {len(row)} entries."
+                f"A transition is (state, action, next_state, probability, reward); row {number} is {row!r}."
             )
     if not listed:
         raise InputError("from_transitions needs at least one transition.")
-    return as_array("rows", listed, lambda index: f"row {index[0]}")
+    table = as_array("rows", listed, lambda index: f"row {index[0]}")
+    for column, name in enumerate(INDEX):
+        given = table[:, column]
+        wrong = np.flatnonzero((given != np.floor(given)) | (abs(given) > LARGEST_INDEX))
+        if len(wrong):
+            raise InputError(f"{name} must be a whole number, got {given[wrong[0]]} at row {wrong[0]}.")
+    if table[:, 3].min() < 0.0:  # two of one pair may sum to what looks right
+        least = int(table[:, 3].argmin())
+        raise InputError(f"A probability must not be negative, got {table[least, 3]:.6g} at row {least}.")
+    return table
 
 
 def _check_index(name: str, index: Ints, limit: int) -> None:
@@ -336,3 +346,19 @@ def _check_index(name: str, index: Ints, limit: int) -> None:
     bad = index[(index < 0) | (index >= limit)]
     if len(bad):
         raise InputError(f"{name} {bad[0]} does not exist; there are {limit}, numbered from 0.")
+
+
+def _check_sizes(shape: Sequence[int]) -> tuple[int, int]:
+    """Return the numbers of states and of actions."""
+    if len(shape) != 2:
+        raise InputError(f"shape must be (states, actions), got {shape!r}.")
+    return check_count("states of shape", shape[0]), check_count("actions of shape", shape[1])
+
+
+def _check_sources(array: Any) -> Array:
+    """Return (S,) flags or probabilities as numbers that are not negative."""
+    sources = as_array("reachable_from", array, lambda index: f"state {index[0]}")
+    if sources.min() < 0.0:
+        state = int(sources.argmin())
+        raise InputError(f"reachable_from must not be negative, got {sources[state]:.6g} at state {state}.")
+    return sources

@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from theory.checks import Array, as_array, check_shape, frozen, row_tolerance
+from theory.checks import (
+    Array,
+    any_array,
+    as_array,
+    check_count,
+    check_number,
+    check_shape,
+    frozen,
+    row_tolerance,
+)
 from theory.errors import InputError
 
 if TYPE_CHECKING:
@@ -82,7 +91,7 @@ class Policy:
         """Return the greedy policy that takes a uniformly random action with probability ``epsilon``.
 
         Raises:
-            InputError: a wrong shape, NaN, or epsilon outside [0, 1].
+            InputError: a wrong shape, NaN, or epsilon no number in [0, 1].
 
         Example:
             >>> Policy.epsilon_greedy([[0.0, 2.0]], 0.5).probs
@@ -91,7 +100,7 @@ class Policy:
         values = as_array("q", q, lambda index: f"state {index[0]}")
         if values.ndim != 2 or 0 in values.shape:
             raise InputError(f"q must have shape (states, actions), neither zero, got {values.shape}.")
-        check_fraction("epsilon", epsilon)
+        epsilon = check_number("epsilon", epsilon, least=0.0, most=1.0)
         probs = np.full(values.shape, epsilon / values.shape[1])
         probs[np.arange(len(values)), values.argmax(axis=1)] += 1.0 - epsilon
         return cls(probs)
@@ -105,17 +114,17 @@ class Policy:
             num_actions: how many actions there are; the largest number plus one if None.
 
         Raises:
-            InputError: not integers, or an action that does not exist.
+            InputError: not whole numbers, or an action that does not exist.
 
         Example:
             >>> Policy.from_actions([1, 0]).probs
             array([[0., 1.],
                    [1., 0.]])
         """
-        chosen = np.array(actions)
+        chosen = any_array("actions", actions)
         if chosen.ndim != 1 or chosen.dtype.kind not in "iu" or len(chosen) == 0:
             raise InputError(f"actions must be one whole number a state, got {actions!r}.")
-        count = int(chosen.max()) + 1 if num_actions is None else num_actions
+        count = int(chosen.max()) + 1 if num_actions is None else check_count("num_actions", num_actions)
         bad = np.flatnonzero((chosen < 0) | (chosen >= count))
         if len(bad):
             raise InputError(f"Action {chosen[bad[0]]} at state {bad[0]} does not exist; there are {count}.")
@@ -125,25 +134,14 @@ class Policy:
         """Return the policy that follows ``other`` with probability ``weight`` at each step, else this one.
 
         Raises:
-            InputError: other states or actions, or a weight outside [0, 1].
+            InputError: no policy, other states or actions, or a weight that is no number in [0, 1].
 
         Example:
             >>> Policy([[1.0, 0.0]]).mix(Policy([[0.0, 1.0]]), 0.25).probs
             array([[0.75, 0.25]])
         """
+        if not isinstance(other, Policy):
+            raise InputError(f"other must be a Policy, got {type(other).__name__}.")
         check_shape("other", other.probs, self.probs.shape, "(states, actions)")
-        check_fraction("weight", weight)
+        weight = check_number("weight", weight, least=0.0, most=1.0)
         return Policy((1.0 - weight) * self.probs + weight * other.probs)
-
-
-def check_fraction(name: str, value: float) -> None:
-    """Raise unless the number lies in [0, 1].
-
-    Raises:
-        InputError: it does not, NaN included.
-
-    Example:
-        >>> check_fraction("epsilon", 0.1)
-    """
-    if not 0.0 <= value <= 1.0:
-        raise InputError(f"{name} must lie in [0, 1], got {value}.")

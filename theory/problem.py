@@ -3,19 +3,23 @@
 A :class:`Problem` is either taken from an MDP, a policy, features and weights, or given as bare
 arrays (:meth:`Problem.from_chain`). It holds the arrays that every theorem uses, over the live rows
 only: terminal states have no rows, and transitions into them are removed (the reward stays), so
-rows of ``P_pi`` may sum to less than one. Nothing is solved here.
+rows of ``P_pi`` may sum to less than one. What is used at every size is ``chain``, ``feature_rows`` and
+``blocks``; arrays that a million rows cannot afford are formed when asked for. Nothing is solved here.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
+from scipy import sparse
 
-from theory.chains import pair_chain
+from theory.chains import LEAK, PairChain, average, bare_chain, pair_product
 from theory.checks import (
+    ROW_SUM_TOLERANCE,
     Array,
     Ints,
     Matrix,
@@ -30,10 +34,29 @@ from theory.checks import (
     to_dense,
 )
 from theory.errors import InputError
-from theory.features import Features
+from theory.features import Features, as_features, check_dense, check_size
 from theory.mdp import TabularMDP
 from theory.policy import Policy
+from theory.resolvent import PairResolvent
+from theory.streaming import FeatureRows
 from theory.weights import Weights
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """Some rows of a problem, float64.
+
+    Attributes:
+        rows: which.
+        root: (b, 1), square roots of their weights.
+        Z: (b, d), features.
+        Z_next: (b, d), expected next features.
+    """
+
+    rows: slice
+    root: Array
+    Z: Array
+    Z_next: Array
 
 
 @dataclass(frozen=True, init=False, eq=False)
@@ -41,12 +64,11 @@ class Problem:
     r"""A chain :math:`P^\pi`, rewards :math:`r`, features :math:`Z`, weights :math:`\mu`, discount.
 
     Attributes:
-        P_pi: (n, n), dense or ``csr_array``; row sums at most one, the missing mass terminates.
+        chain: :math:`P^\pi` as an operator: ``chain @ x`` and ``chain.T @ x``, at any size.
         r: (n,), expected reward of each row.
-        Z: (n, d), one feature vector a row.
         mu: (n,), non-negative, sums to one.
         gamma: discount in [0, 1].
-        labels: a name for each row such as ``"s3,a1"``; None for a bare chain.
+        feature_rows: the features with the weights, to be read in blocks.
         mdp: where it came from; None for a bare chain, as the next four are.
         policy: the policy of ``P_pi``.
         features: the features ``Z`` was cut from.
@@ -66,12 +88,11 @@ class Problem:
         (2, 1, [[2.0], [2.0]])
     """
 
-    P_pi: Matrix
+    chain: PairChain
     r: Array
-    Z: Array
     mu: Array
     gamma: float
-    labels: tuple[str, ...] | None
+    feature_rows: FeatureRows
     mdp: TabularMDP | None
     policy: Policy | None
     features: Features | None
@@ -87,16 +108,17 @@ class Problem:
         *,
         reachable_from: Any = None,
     ) -> None:
+        _check_kinds(mdp, policy, features, weights)
         states = mdp.live_states(reachable_from)
-        P, rows = pair_chain(mdp, policy, states)
-        A = mdp.num_actions
+        chain, rows = pair_product(mdp, policy, states)
+        check_size("r", mdp.r.reshape(-1)[rows])
+        mu = _cut_weights(weights, mdp, rows)
         self._fill(
-            P_pi=P,
+            chain=chain,
             r=frozen(mdp.r.reshape(-1)[rows]),
-            Z=_cut_features(features, mdp, rows),
-            mu=_cut_weights(weights, mdp, rows),
+            mu=mu,
             gamma=mdp.gamma,
-            labels=tuple(f"s{row // A},a{row % A}" for row in rows.tolist()),
+            feature_rows=_cut_features(features, mdp, rows, mu),
             mdp=mdp,
             policy=policy,
             features=features,
@@ -126,14 +148,17 @@ class Problem:
         rewards = as_array("r", r)
         if rewards.ndim != 1 or len(rewards) == 0:
             raise InputError(f"r must have shape (n,) with n > 0, got {rewards.shape}.")
-        chain = check_chain(P_pi, len(rewards))
+        check_size("r", rewards)
+        chain = bare_chain(check_chain(P_pi, len(rewards)))
+        table = _check_features(Z, len(rewards))
+        weights = _check_weights(mu, len(rewards), row_tolerance(mu))
         self = cls.__new__(cls)
         self._fill(
-            P_pi=chain,
+            chain=chain,
             r=rewards,
-            Z=_check_features(Z, len(rewards)),
-            mu=_check_weights(mu, len(rewards), row_tolerance(mu)),
+            mu=weights,
             gamma=check_gamma(gamma),
+            feature_rows=FeatureRows(table, None, weights),
         )
         return self
 
@@ -150,17 +175,83 @@ class Problem:
     @property
     def d(self) -> int:
         """Number of features."""
-        return int(self.Z.shape[1])
+        return int(self.feature_rows.table.shape[1])
+
+    @cached_property
+    def labels(self) -> tuple[str, ...] | None:
+        """A name for each row such as ``"s3,a1"``; None for a bare chain."""
+        if self.rows is None:
+            return None
+        A = self.chain.probs.shape[1]
+        return tuple(f"s{row // A},a{row % A}" for row in self.rows.tolist())
+
+    @cached_property
+    def Z(self) -> Array:
+        """The features, (n, d); large ones may be float32 (:class:`Features`)."""
+        table, index = self.feature_rows.table, self.feature_rows.index
+        return table if index is None else frozen(table[index])
 
     @cached_property
     def Z_next(self) -> Array:
         r"""Expected next features :math:`Z' = P^\pi Z`, (n, d); zero where everything terminates."""
-        return frozen(np.asarray(self.P_pi @ self.Z, dtype=np.float64))
+        return frozen(np.concatenate([block.Z_next for block in self.blocks()]))
+
+    @cached_property
+    def P_pi(self) -> Matrix:
+        """The chain multiplied out, (n, n), dense or ``csr_array`` as the MDP is; row sums at most one.
+
+        The missing mass terminates. From an MDP it is formed when first asked for.
+
+        Raises:
+            InputError: it would be dense with more than 5000 rows.
+        """
+        if self.rows is not None and isinstance(self.chain.P, np.ndarray):
+            check_dense(self.n, "P_pi of a dense MDP is", "Use chain, or an MDP with sparse transitions")
+        chain = self.chain.over_rows()
+        return frozen(chain) if isinstance(chain, np.ndarray) else chain
 
     @cached_property
     def dense_P(self) -> Array:
-        """``P_pi`` as a dense (n, n) array; it may be large."""
+        """``P_pi`` as a dense (n, n) array; for small problems.
+
+        Raises:
+            InputError: more than 5000 rows.
+        """
+        check_dense(self.n, "dense_P is", "Use chain")
         return frozen(to_dense(self.P_pi))
+
+    @cached_property
+    def state_features(self) -> Array:
+        r"""The features averaged over the policy's actions, :math:`\Pi Z`, (m, d) for m states, float64."""
+        source = self.feature_rows
+        if self.chain.probs.shape[1] == 1 and source.index is None and source.table.dtype == np.float64:
+            return source.table
+        return self.average_rows(source.read, self.d)
+
+    @cached_property
+    def resolvent(self) -> PairResolvent:
+        r"""Solves with :math:`I-\gamma P^\pi`, certified.
+
+        Raises:
+            InputError: gamma is 1 and some run never ends.
+        """
+        return PairResolvent(self.chain, self.gamma)
+
+    def blocks(self) -> Iterator[Block]:
+        """Yield the rows in blocks, each with its features and expected next features."""
+        ahead, source = self.state_features, self.feature_rows
+        for rows in source.slices():
+            Z_next = np.asarray(self.chain.P[rows] @ ahead)
+            yield Block(rows, source.root(rows), source.read(rows), Z_next)
+
+    def average_rows(self, read: Callable[[slice], Array], width: int) -> Array:
+        r"""Return :math:`\Pi X`, (m, width), of a matrix X that is read in blocks, (b, width) for a slice."""
+        probs = self.chain.probs
+        means = np.empty((len(probs), width))
+        for rows in self.feature_rows.slices():
+            states = slice(rows.start // probs.shape[1], rows.stop // probs.shape[1])
+            means[states] = average(probs[states], read(rows))
+        return frozen(means)
 
 
 def check_chain(P_pi: Any, n: int) -> Matrix:
@@ -169,10 +260,15 @@ def check_chain(P_pi: Any, n: int) -> Matrix:
     Raises:
         InputError: a wrong shape, NaN, a negative entry, or a row that sums to more than one.
 
+    A row that sums to one up to the rounding of the type it came in is divided by its sum: what float32 lost
+    is no chance to end.
+
     Example:
         >>> check_chain([[0.5]], 1)
         array([[0.5]])
     """
+    if n == 0:
+        raise InputError("r and P_pi must have at least one row, got none.")
     chain = as_matrix("P_pi", P_pi, _row)
     check_shape("P_pi", chain, (n, n), "(rows, rows)")
     check_non_negative("P_pi", chain, _row)
@@ -180,17 +276,36 @@ def check_chain(P_pi: Any, n: int) -> Matrix:
     worst = int(np.argmax(sums))
     if sums[worst] > 1.0 + row_tolerance(P_pi):
         raise InputError(f"A row of P_pi must sum to at most 1, got {sums[worst]:.12g} at row {worst}.")
-    return chain
+    rough = row_tolerance(P_pi) > ROW_SUM_TOLERANCE["float64"]
+    above, below = sums > 1.0 + LEAK, sums < 1.0 - LEAK
+    moved = above | (below & (sums >= 1.0 - row_tolerance(P_pi))) if rough else above
+    if not moved.any():
+        return chain
+    by = np.where(moved, sums, 1.0)
+    if isinstance(chain, np.ndarray):
+        return frozen(chain / by[:, None])
+    return sparse.csr_array(sparse.dia_array((1.0 / by[None, :], [0]), shape=(n, n)) @ chain)
 
 
-def _cut_features(features: Features, mdp: TabularMDP, rows: Ints) -> Array:
+def _check_kinds(mdp: Any, policy: Any, features: Any, weights: Any) -> None:
+    """Raise unless each of the four is an object of its class."""
+    for value, kind in ((mdp, TabularMDP), (policy, Policy), (features, Features), (weights, Weights)):
+        if not isinstance(value, kind):
+            raise InputError(
+                f"Problem(mdp, policy, features, weights) needs a {kind.__name__}, got a "
+                f"{type(value).__name__}; wrap an array as {kind.__name__}(array)."
+            )
+
+
+def _cut_features(features: Features, mdp: TabularMDP, rows: Ints, mu: Array) -> FeatureRows:
     """Return the (n, d) features of the given rows."""
     S, A = mdp.r.shape
     Z = features.Z
     if Z.shape[:-1] in ((S, A), (S * A,)):
-        return frozen(Z.reshape(S * A, -1)[rows])
+        index = None if len(rows) == S * A else rows
+        return FeatureRows(Z.reshape(S * A, -1), index, mu, A)
     if Z.shape[:-1] == (len(rows),):
-        return Z
+        return FeatureRows(Z, None, mu, A)
     raise InputError(
         f"Z of the features has shape {Z.shape}; it must be ({S}, {A}, d), ({S * A}, d) or, for the live "
         f"rows only, ({len(rows)}, d)."
@@ -216,7 +331,7 @@ def _cut_weights(weights: Weights, mdp: TabularMDP, rows: Ints) -> Array:
 
 def _check_features(Z: Any, n: int) -> Array:
     """Return (n, d) features, d > 0."""
-    array = as_array("Z", Z)
+    array = as_features(Z)
     if array.ndim == 1:
         array = array[:, None]
     if array.ndim != 2 or array.shape[1] == 0 or len(array) != n:

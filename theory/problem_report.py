@@ -6,7 +6,7 @@ computed elsewhere; here they are put together.
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -32,12 +32,50 @@ COUNTEREXAMPLES = {
 """The catalogue entry in which a condition fails, by the condition's name."""
 
 
-def problem_report(problem: Problem, name: str = "this problem") -> Report:
+@dataclass(frozen=True, eq=False)
+class Findings:
+    """What a report is put together from.
+
+    Attributes:
+        equivalence: theorem 1.
+        stability: of TD and of the rollout.
+        split: theorem 2 as an equality; None where returns are infinite, as is the next.
+        ladder: the bounds.
+    """
+
+    equivalence: Report
+    stability: Stability
+    split: ValueErrorSplit | None
+    ladder: BoundLadder | None
+
+
+def investigate(problem: Problem) -> Findings:
+    """Compute every part of a problem's report.
+
+    Example:
+        >>> problem = Problem.from_chain([[0, 1], [1, 0]], [1, 0], [[1], [-3]], [0.9, 0.1], 0.9)
+        >>> investigate(problem).stability.rollout
+        'diverges'
+    """
+    first = check_fixed_point_equivalence(problem)
+    finite = first.condition("returns are finite").holds
+    return Findings(
+        equivalence=first,
+        stability=stability(problem),
+        split=value_error(problem) if finite else None,
+        ladder=bounds(problem) if finite else None,
+    )
+
+
+def problem_report(
+    problem: Problem, name: str = "this problem", *, findings: Findings | None = None
+) -> Report:
     """Check theorems 1 and 2 on a problem and say which iterations converge and how large the error is.
 
     Args:
         problem: any problem.
         name: what it is called in the first line.
+        findings: of the problem, if they are at hand.
 
     Returns:
         A report whose verdict is "fail" if either theorem fails, else that of theorem 1; residual and
@@ -50,15 +88,15 @@ def problem_report(problem: Problem, name: str = "this problem") -> Report:
         >>> report.verdict, report.condition("rollout converges").why[-25:]
         ('pass', '; see catalogue sign_flip')
     """
-    first, stable = check_fixed_point_equivalence(problem), stability(problem)
+    found = findings or investigate(problem)
+    first, stable = found.equivalence, found.stability
     conditions = [*first.conditions, _uniform(stable)]
     verdict: Verdict = first.verdict
     data = _about_solution(first, problem) | _about_stability(stable)
-    if first.condition("returns are finite").holds:
-        split = value_error(problem)
-        conditions.append(_identity(split))
-        verdict = verdict if split.holds else "fail"
-        data |= _about_values(split) | _about_bounds(bounds(problem))
+    if found.split is not None and found.ladder is not None:
+        conditions.append(_identity(found.split))
+        verdict = verdict if found.split.holds else "fail"
+        data |= _about_values(found.split) | _about_bounds(found.ladder)
     return Report(
         theorem=f"Theorems 1 and 2 on {name}",
         verdict=verdict,
@@ -78,9 +116,10 @@ def _with_counterexample(condition: Condition) -> Condition:
 
 def _uniform(found: Stability) -> Condition:
     why = "else some choice of features breaks TD and rollout at once; these may still be safe"
-    return Condition(
-        "stable for every choice of features", found.certificate, found.tau, 1.0, 1.0 - found.tau, why
-    )
+    if "tau" in found.not_computed:
+        why = f"{why}; tau was not computed: {found.not_computed['tau']}"
+    margin = None if found.tau is None else 1.0 - found.tau
+    return Condition("stable for every choice of features", found.certificate, found.tau, 1.0, margin, why)
 
 
 def _identity(split: ValueErrorSplit) -> Condition:
@@ -112,10 +151,14 @@ def _about_stability(found: Stability) -> dict[str, Any]:
         "rollout": found.rollout,
         "rollout for this reward": found.rollout_for_reward,
         "spectral radius of gamma W_d": found.spectral_radius,
-        "tau": found.tau,
-        "kappa": found.kappa,
-        "sigma": found.sigma,
+        **{name: _or_reason(found, name) for name in ("tau", "kappa", "sigma")},
     }
+
+
+def _or_reason(found: Stability, name: str) -> Any:
+    """Return a number, or that it was not computed and why: beyond some thousand rows some take too long."""
+    reason = found.not_computed.get(name)
+    return getattr(found, name) if reason is None else f"not computed: {reason}"
 
 
 def _about_values(split: ValueErrorSplit) -> dict[str, Any]:

@@ -48,8 +48,24 @@ class Condition:
     margin: float | None = None
     why: str = ""
 
+    @classmethod
+    def at_most(cls, name: str, value: float, threshold: float, why: str) -> Condition:
+        """Return the condition that ``value`` does not exceed ``threshold``.
 
-@dataclass(frozen=True)
+        It is undecided where the threshold is infinite (no bound was proved) or a number is NaN.
+
+        Example:
+            >>> Condition.at_most("residual", 0.25, 0.5, "an equality").margin
+            0.25
+            >>> Condition.at_most("residual", 0.25, math.inf, "an equality").holds is None
+            True
+        """
+        if math.isnan(value) or not math.isfinite(threshold):
+            return cls(name, None, value, threshold, None, why)
+        return cls(name, bool(value <= threshold), value, threshold, threshold - value, why)
+
+
+@dataclass(frozen=True, eq=False)
 class Report:
     """What a check found; true in a condition if and only if the verdict is "pass".
 
@@ -127,9 +143,9 @@ class Report:
             >>> print(Report("t", "fail", 0.5, 0.1, (Condition("c", None, 1.0),), {"n": 2}).to_markdown())
             t: fail, the statement does not hold on this problem (residual 0.5, tolerance 0.1).
             <BLANKLINE>
-            | condition | value | threshold | holds | why |
-            |---|---|---|---|---|
-            | c | 1 | - | undecided | |
+            | condition | value | threshold | margin | holds | why |
+            |---|---|---|---|---|---|
+            | c | 1 | - | - | undecided | |
             <BLANKLINE>
             - n: 2
         """
@@ -142,12 +158,13 @@ class Report:
         return "\n\n".join(parts)
 
 
-_TABLE_HEAD = ("| condition | value | threshold | holds | why |", "|---|---|---|---|---|")
+_TABLE_HEAD = ("| condition | value | threshold | margin | holds | why |", "|---|---|---|---|---|---|")
 
 
 def _table_row(condition: Condition) -> str:
     holds = {True: "yes", False: "no", None: "undecided"}[condition.holds]
-    cells = [condition.name, _short(condition.value), _short(condition.threshold), holds, condition.why]
+    numbers = map(_short, (condition.value, condition.threshold, condition.margin))
+    cells = [condition.name, *numbers, holds, condition.why]
     # A bar inside a cell would end it.
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells).rstrip() + " |"
 

@@ -21,6 +21,8 @@ from scipy.linalg import lapack
 from scipy.sparse import csgraph
 from scipy.sparse import linalg as sparse_linalg
 
+from theory.chains import LEAK as LEAK
+from theory.chains import PairChain, longest_row
 from theory.checks import EPS, Array, Bools, Matrix, row_sums, to_dense
 from theory.errors import InputError
 from theory.graphs import never_ending
@@ -28,10 +30,9 @@ from theory.graphs import never_ending
 SOLVERS = ("auto", "dense", "sparse", "iterative")
 DENSE_LIMIT = 2000  # up to here dense LU is the fastest, whatever the graph
 FILL_LIMIT = 2e7  # estimated entries of a sparse LU factor that is still worth it
-LEAK = 1e-12  # a bare row sum this much below one is a real chance to end, not rounding
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Solved:
     """A solution with its certificate.
 
@@ -49,7 +50,76 @@ class Solved:
     iterations: int
 
 
-class Resolvent:
+class _Solver:
+    """Solves with I - gamma P by whatever means, certified afterwards."""
+
+    P: Any
+    gamma: float
+    m: int
+    operations: int
+
+    def _raw(self, b: Array, *, transposed: bool) -> tuple[Array, str, int]:
+        """Return an approximate solution, the solver that found it, and its iterations."""
+        raise NotImplementedError
+
+    @cached_property
+    def H(self) -> float:
+        """An upper bound on the largest row sum of ``G``, infinite if none could be proved."""
+        h, _, _ = self._raw(np.ones(self.m), transposed=False)
+        slack = self._rounding(np.zeros(self.m), h, self.P, self._terms)
+        delta = float(np.min(h - self.gamma * (self.P @ h) - slack))
+        if not (delta > 0.0 and h.min() >= 0.0):
+            return float("inf")
+        return float(h.max() / delta) * (1.0 + 4.0 * EPS)
+
+    def solve(self, b: Array) -> Solved:
+        """Return ``G b``; the bound is on its sup norm.
+
+        Example:
+            >>> Resolvent(np.array([[0.5]]), 1.0).solve(np.array([3.0])).x
+            array([6.])
+        """
+        with np.errstate(over="ignore", invalid="ignore"):
+            x, solver, iterations = self._raw(b, transposed=False)
+            miss = np.abs(b + self.gamma * (self.P @ x) - x) + self._rounding(b, x, self.P, self._terms)
+        if not np.isfinite(x).all():
+            raise InputError(
+                f"Values of rewards up to {np.abs(b).max():g} exceed float64; divide the rewards by 1e100 or so."
+            )
+        return Solved(x, _bound(self.H, float(miss.max())), solver, iterations)
+
+    def approximate(self, b: Array, *, transposed: bool = False) -> Array:
+        """Return ``G b``, or its transpose times ``b``, to about eight digits and without a bound."""
+        return self._raw(b, transposed=transposed)[0]
+
+    def solve_transposed(self, b: Array) -> Solved:
+        """Return the transpose of ``G`` times ``b``; the bound is on the sum of absolute errors.
+
+        Example:
+            >>> Resolvent(np.array([[0.0, 1.0], [0.0, 0.0]]), 1.0).solve_transposed(np.array([1.0, 0.0])).x
+            array([1., 1.])
+        """
+        x, solver, iterations = self._raw(b, transposed=True)
+        P = self.P.T
+        miss = np.abs(b + self.gamma * (P @ x) - x) + self._rounding(b, x, P, self._terms_transposed)
+        return Solved(x, _bound(self.H, float(miss.sum()) * (1.0 + self.m * EPS)), solver, iterations)
+
+    @cached_property
+    def _terms(self) -> int:
+        """The number of terms in an entry of a product with ``P``."""
+        return longest_row(self.P)
+
+    @cached_property
+    def _terms_transposed(self) -> int:
+        return longest_row(self.P.T)
+
+    def _rounding(self, b: Array, x: Array, P: Any, terms: int) -> Array:
+        """Bound the rounding in ``b + gamma P x - x``: EPS is twice the unit roundoff, so with room."""
+        size = np.abs(b) + self.gamma * (P @ np.abs(x)) + np.abs(x)
+        return np.asarray((terms + self.operations + 6) * EPS * size)
+
+
+class Resolvent(_Solver):
     r""":math:`G = (I - \gamma P)^{-1}` as an operator.
 
     Args:
@@ -88,50 +158,21 @@ class Resolvent:
             check_proper(P, leaves, name)
         self.solver = self._choose() if solver == "auto" else solver
 
-    @cached_property
-    def H(self) -> float:
-        """An upper bound on the largest row sum of ``G``, infinite if none could be proved."""
-        h, _, _ = self._raw(np.ones(self.m), transposed=False)
-        slack = self._rounding(np.zeros(self.m), h, self.P)
-        delta = float(np.min(h - self.gamma * (self.P @ h) - slack))
-        if not (delta > 0.0 and h.min() >= 0.0):
-            return float("inf")
-        return float(h.max() / delta) * (1.0 + 4.0 * EPS)
-
-    def solve(self, b: Array) -> Solved:
-        """Return ``G b``; the bound is on its sup norm.
-
-        Example:
-            >>> Resolvent(np.array([[0.5]]), 1.0).solve(np.array([3.0])).x
-            array([6.])
-        """
-        x, solver, iterations = self._raw(b, transposed=False)
-        miss = np.abs(b + self.gamma * (self.P @ x) - x) + self._rounding(b, x, self.P)
-        return Solved(x, _bound(self.H, float(miss.max())), solver, iterations)
-
-    def solve_transposed(self, b: Array) -> Solved:
-        """Return the transpose of ``G`` times ``b``; the bound is on the sum of absolute errors.
-
-        Example:
-            >>> Resolvent(np.array([[0.0, 1.0], [0.0, 0.0]]), 1.0).solve_transposed(np.array([1.0, 0.0])).x
-            array([1., 1.])
-        """
-        x, solver, iterations = self._raw(b, transposed=True)
-        miss = np.abs(b + self.gamma * (self.P.T @ x) - x) + self._rounding(b, x, self.P.T)
-        return Solved(x, _bound(self.H, float(miss.sum()) * (1.0 + self.m * EPS)), solver, iterations)
-
-    def _rounding(self, b: Array, x: Array, P: Matrix) -> Array:
-        """Bound the rounding in ``b + gamma P x - x``: EPS is twice the unit roundoff, so with room."""
-        size = np.abs(b) + self.gamma * (P @ np.abs(x)) + np.abs(x)
-        return np.asarray((_longest_row(P) + self.operations + 6) * EPS * size)
-
     def _raw(self, b: Array, *, transposed: bool) -> tuple[Array, str, int]:
-        """Return an approximate solution, the solver that found it, and its iterations."""
         if self.solver == "iterative":
             return _iterate(self.P.T if transposed else self.P, self.gamma, b)
         x = self._factor(b, transposed)
         matrix = self.P.T if transposed else self.P
         return x + self._factor(b + self.gamma * (matrix @ x) - x, transposed), self.solver, 0
+
+    def approximate(self, b: Array, *, transposed: bool = False) -> Array:
+        """Return ``G b``, or its transpose times ``b``, to about eight digits and without a bound."""
+        if self.solver == "iterative":
+            P = self.P.T if transposed else self.P
+            x, _ = _krylov("bicgstab", P, self.gamma, b, rounds=1)
+            if float(np.abs(b + self.gamma * (P @ x) - x).max()) <= 1e-8 * float(np.abs(b).max()):
+                return x
+        return self._raw(b, transposed=transposed)[0]
 
     @cached_property
     def _factor(self) -> Callable[[Array, bool], Array]:
@@ -151,9 +192,59 @@ class Resolvent:
     def _choose(self) -> str:
         if self.m <= DENSE_LIMIT:
             return "dense"
-        width = _bandwidth(self.P)
-        local = 4 * width <= self.m and 2.0 * width * self.m <= FILL_LIMIT
+        widest = int(min(self.m / 4, FILL_LIMIT / (2.0 * self.m)))
+        local = not _spreads(self.P, widest) and _bandwidth(self.P) <= widest
         return "sparse" if local else "iterative"
+
+
+class PairResolvent(_Solver):
+    r""":math:`G=(I-\gamma P\Pi)^{-1}` over state-action rows, solved over states and certified over rows.
+
+    .. math:: G = I + \gamma P(I-\gamma\Pi P)^{-1}\Pi
+
+    Args:
+        chain: over n rows of m states.
+        gamma: discount in [0, 1].
+        solver: as for :class:`Resolvent`, over the states.
+
+    Raises:
+        InputError: as for :class:`Resolvent`; the message names states.
+
+    Example:
+        >>> from theory.chains import bare_chain
+        >>> PairResolvent(bare_chain(np.array([[0.5]])), 1.0).solve(np.array([3.0])).x
+        array([6.])
+    """
+
+    def __init__(self, chain: PairChain, gamma: float, solver: str = "auto") -> None:
+        leaves = None if chain.names is None else chain.state_leaves
+        self._states = Resolvent(chain.over_states(), gamma, solver, leaves, chain.name)
+        self.P, self.gamma, self.m = chain, gamma, chain.shape[0]
+        self.operations = chain.probs.shape[1] + 1
+        self.solver = self._states.solver
+
+    def _raw(self, b: Array, *, transposed: bool) -> tuple[Array, str, int]:
+        y, solver, iterations = self._states._raw(self._to_states(b, transposed), transposed=transposed)
+        return self._to_rows(b, y, transposed), solver, iterations
+
+    def approximate(self, b: Array, *, transposed: bool = False) -> Array:
+        """Return ``G b``, or its transpose times ``b``, to about eight digits and without a bound."""
+        y = self._states.approximate(self._to_states(b, transposed), transposed=transposed)
+        return self._to_rows(b, y, transposed)
+
+    def _to_states(self, b: Array, transposed: bool) -> Array:
+        return np.asarray(self.P.P.T @ b) if transposed else self.P.average(b)
+
+    def _to_rows(self, b: Array, y: Array, transposed: bool) -> Array:
+        return b + self.gamma * (self.P.spread(y) if transposed else np.asarray(self.P.P @ y))
+
+    @cached_property
+    def _terms(self) -> int:
+        return longest_row(self.P.P)
+
+    @cached_property
+    def _terms_transposed(self) -> int:
+        return longest_row(self.P.P.T)
 
 
 def check_proper(P: Matrix, leaves: Bools | None, name: Callable[[int], str]) -> None:
@@ -187,11 +278,24 @@ def _singular() -> InputError:
     )
 
 
-def _longest_row(P: Matrix) -> int:
-    """Return the largest number of non-zero entries in a row."""
-    if isinstance(P, np.ndarray):
-        return int(np.count_nonzero(P, axis=1).max())
-    return int(np.bincount(sparse.coo_array(P).row, minlength=1).max())
+def _spreads(P: Matrix, width: int) -> bool:
+    """Return whether steps from one row reach too many rows for that half bandwidth; cheap, may miss it.
+
+    With half bandwidth w, whatever the order, k steps reach at most 2 k w + 1 rows.
+    """
+    graph = sparse.csr_array(P)
+    reached = np.zeros(graph.shape[0], dtype=bool)
+    front = np.array([int(np.diff(graph.indptr).argmax())])
+    reached[front] = True
+    for steps in range(1, 100):
+        ahead = np.unique(graph[front].indices)
+        front = ahead[~reached[ahead]]
+        reached[front] = True
+        if np.count_nonzero(reached) > 2 * steps * width + 1:
+            return True
+        if not len(front):
+            break
+    return False
 
 
 def _bandwidth(P: Matrix) -> int:
@@ -217,8 +321,8 @@ def _iterate(P: Matrix, gamma: float, b: Array) -> tuple[Array, str, int]:
     return best[1:]
 
 
-def _krylov(name: str, P: Matrix, gamma: float, b: Array) -> tuple[Array, int]:
-    """Solve by a Krylov method, refining on the residual until it stops falling."""
+def _krylov(name: str, P: Matrix, gamma: float, b: Array, rounds: int = 3) -> tuple[Array, int]:
+    """Solve by a Krylov method, refining on the residual in so many rounds or until only rounding is left."""
     operator = sparse_linalg.LinearOperator(
         P.shape, matvec=lambda x: x.reshape(-1) - gamma * (P @ x.reshape(-1)), dtype=np.float64
     )
@@ -232,11 +336,11 @@ def _krylov(name: str, P: Matrix, gamma: float, b: Array) -> tuple[Array, int]:
         options |= {"callback_type": "pr_norm", "restart": 50, "maxiter": 40}
     solve = getattr(sparse_linalg, name)
     x = np.zeros(len(b))
-    for _ in range(3):
+    for _ in range(rounds):
         residual = b + gamma * (P @ x) - x
-        if not residual.any():
+        if float(np.abs(residual).max()) <= 16.0 * EPS * float(np.abs(x).max()):  # but rounding
             break
-        step, _ = solve(operator, residual, **options)
+        step, _ = solve(operator, residual, atol=EPS * float(np.linalg.norm(x)), **options)
         if not np.isfinite(step).all():
             break
         x = x + step

@@ -15,12 +15,13 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from theory.checks import Array
+from theory.assembly import assemble
+from theory.checks import Array, check_count
 from theory.errors import InputError
 from theory.problem import Problem
 from theory.spectrum import rounding, sides_of_circle, spectral_norm
-from theory.td import FixedPoint, Kind, LinearModel, fit_linear_model, solve_any
-from theory.whitening import EPS, orthonormal, reward_norm, unit_columns, whiten
+from theory.td import FixedPoint, Kind, LinearModel, checked_model, fit_linear_model, solve_any
+from theory.whitening import EPS, orthonormal, reward_norm, whiten
 
 Method = Literal["solve", "series", "doubling"]
 LONGEST_SERIES = 100_000
@@ -28,7 +29,7 @@ LONGEST_DOUBLING = 2**16
 HUGE = 1e70  # a sum that has grown this much has diverged; products of two such numbers are finite
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Rollout:
     r"""The weights that a linear model implies.
 
@@ -82,13 +83,14 @@ def model_based_solution(
     """
     if method not in get_args(Method):
         raise InputError(f"method must be one of {', '.join(get_args(Method))}; got {method!r}.")
-    if horizon is not None and horizon < 1:
-        raise InputError(f"horizon must be at least 1, got {horizon}.")
-    G, reward, scale = scaled_model(problem, model or fit_linear_model(problem))
+    if horizon is not None:
+        horizon = check_count("horizon", horizon)
+    model = fit_linear_model(problem) if model is None else checked_model(problem, model)
+    G, reward, scale = scaled_model(problem, model)
     values, sides = sides_of_circle(G)
     radius = float(np.abs(values).max())
     if method == "solve":
-        w, converged, terms = _solve(G, reward), None, 0
+        w, converged, terms = solve_regular(G, reward), None, 0
     else:
         sum_up: Callable[[Array, Array, int | None], tuple[Array, bool, int]]
         sum_up = _series if method == "series" else _doubling
@@ -107,14 +109,22 @@ def scaled_model(problem: Problem, model: LinearModel) -> tuple[Array, Array, Ar
         >>> [float(part.item()) for part in scaled_model(problem, fit_linear_model(problem))]
         [0.25, 3.0, 2.0]
     """
-    scale = unit_columns(np.sqrt(problem.mu)[:, None] * problem.Z)[1]
+    scale = assemble(problem).scale
     return problem.gamma * scale[:, None] * model.W_d / scale, scale * model.w_r, scale
 
 
-def _solve(G: Array, reward: Array) -> Array | None:
+def solve_regular(G: Array, reward: Array, condition: float = 1.0) -> Array | None:
+    """Solve ``x = reward + G x`` by elimination; None if that is singular up to the accuracy of ``G``.
+
+    ``condition`` times the rounding of G's norm is what G may be off by.
+
+    Example:
+        >>> solve_regular(np.array([[0.5]]), np.ones(1)), solve_regular(np.ones((1, 1)), np.ones(1)) is None
+        (array([2.]), True)
+    """
     system = np.eye(len(G)) - G
     least = np.linalg.svd(system, compute_uv=False)[-1]
-    if least <= rounding(len(G), max(1.0, spectral_norm(G))):
+    if least <= rounding(len(G), condition * max(1.0, spectral_norm(G))):
         return None
     return np.asarray(np.linalg.solve(system, reward), dtype=np.float64)
 
@@ -163,8 +173,7 @@ def h_step_solution(problem: Problem, h: int) -> FixedPoint:
         >>> [h_step_solution(problem, h).kind for h in (1, 2, 3)]
         ['unique', 'affine', 'unique']
     """
-    if h < 1:
-        raise InputError(f"h must be at least 1, got {h}.")
+    h = check_count("h", h)
     white = whiten(problem)
     G, norm = problem.gamma * white.M, max(1.0, spectral_norm(problem.gamma * white.M))
     total, power = _expand(G, white.c, h)

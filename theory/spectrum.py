@@ -20,8 +20,10 @@ Sides = NDArray[np.int64]
 NEAREST = 8  # so many eigenvalues closest to the boundary are examined; each costs one SVD
 
 
-def sides_of_circle(matrix: Array) -> tuple[Complex, Sides]:
+def sides_of_circle(matrix: Array, size: float = 1.0) -> tuple[Complex, Sides]:
     """Return the eigenvalues and, for each, 1 inside the unit circle, 0 on it within rounding, -1 outside.
+
+    ``size`` is that of the numbers that the matrix was computed from, if they are larger than it and 1.
 
     Example:
         >>> sides_of_circle(np.diag([0.5, -1.0, 1.2]))[1].tolist()
@@ -29,7 +31,7 @@ def sides_of_circle(matrix: Array) -> tuple[Complex, Sides]:
     """
     values, separation = _eigenvalues(matrix)
     points = np.exp(1j * np.angle(values)).astype(np.complex128)
-    scale = max(1.0, spectral_norm(matrix))
+    scale = max(1.0, size, spectral_norm(matrix))
     return values, _sides(matrix, 1.0 - np.abs(values), separation, points, scale)
 
 
@@ -86,6 +88,7 @@ def _sides(matrix: Array, distances: Array, separation: Array, points: Complex, 
     """
     sides = np.where(distances > 0.0, 1, -1)
     tolerance = rounding(len(matrix), scale)
+    sides[np.abs(distances) <= tolerance] = 0
     for j in np.argsort(np.abs(distances))[:NEAREST]:
         shifted = matrix - points[j] * np.eye(len(matrix))
         least = np.linalg.svd(shifted, compute_uv=False)[-1]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from theory.checks import Array, Ints
+from theory.checks import Array, Ints, check_count
 from theory.errors import InputError
 
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
@@ -20,7 +20,7 @@ class SplitMix64:
     """A stream of 64-bit integers from a seed (Steele, Lea and Flood 2014).
 
     Raises:
-        InputError: the seed is negative or has more than 64 bits.
+        InputError: the seed is no whole number, negative, or has more than 64 bits.
 
     Example:
         >>> [hex(int(x)) for x in SplitMix64(0).bits(2)]
@@ -28,7 +28,8 @@ class SplitMix64:
     """
 
     def __init__(self, seed: int) -> None:
-        if not 0 <= seed < 2**64:
+        seed = check_count("seed", seed, least=0)
+        if seed >= 2**64:
             raise InputError(f"seed must be from 0 to 2**64 - 1, got {seed}.")
         self._state = np.uint64(seed)
 

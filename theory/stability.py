@@ -8,25 +8,25 @@ features (the uniform certificate). The iteration itself is in ``trajectory``.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
 from scipy.linalg import schur
 
-from theory.certificate import uniform_certificate
+from theory.certificate import UniformCertificate, uniform_certificate
 from theory.checks import Array
 from theory.problem import Problem
 from theory.spectrum import Complex, Sides, rounding, sides_of_axis, sides_of_circle, spectral_norm
 from theory.td import td_system
-from theory.whitening import whiten
+from theory.whitening import EPS, whiten
 
 TDVerdict = Literal["stable", "unstable", "boundary"]
 RolloutVerdict = Literal["converges", "diverges", "boundary"]
 LONGEST_TRANSIENT = 10_000
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Stability:
     r"""How TD and the rollout behave on a problem; "boundary" means within rounding of the boundary.
 
@@ -39,14 +39,18 @@ class Stability:
         step_size_limit: TD converges exactly for step sizes below it; ``None`` unless TD is stable.
         best_step_size: the one of the smallest rate; ``None`` unless TD is stable.
         best_rate: that rate, the spectral radius of :math:`I-\alpha A` on the row space.
-        transient_growth: the largest norm of :math:`(I-\alpha A)^t` over t at the best step size; 1 means
-            that the error never grows on the way. ``None`` unless TD is stable.
+        transient_growth: the largest norm of :math:`(I-\alpha A)^t` over t, up to 10,000, at the best step
+            size; 1 means that the error never grows on the way. ``None`` unless TD is stable.
         spectral_radius: :math:`\rho(\gamma W_d)`.
         tau: :math:`\lambda_{\max}((N+N^\top)/2)`, :math:`N=\gamma D^{1/2}P^\pi D^{-1/2}`.
         kappa: :math:`\max_j(\mu^\top P^\pi)_j/\mu_j`.
         sigma: :math:`\|N\|_2`; like tau and kappa infinite if a row without weight is reached from one with.
         certificate: tau below 1, beyond rounding: TD and rollout converge for every choice of features.
-        worst_feature: (n,), of D-norm one; alone it has :math:`A=1-\tau` and :math:`\gamma W_d=\tau`.
+            ``None`` if the bounds on tau leave it open.
+        worst_feature: (n,), of D-norm one; alone it has :math:`A=1-\tau` and :math:`\gamma W_d=\tau`. With tau
+            infinite it is large on a row without weight instead, and has :math:`\gamma W_d` of at least 2.
+        not_computed: beyond 2000 rows tau (and with it the worst feature) and sigma are ``None`` if Lanczos'
+            iteration does not find them within the products it is given; here is why, by name.
     """
 
     td: TDVerdict
@@ -58,11 +62,12 @@ class Stability:
     best_rate: float | None
     transient_growth: float | None
     spectral_radius: float
-    tau: float
+    tau: float | None
     kappa: float
-    sigma: float
-    certificate: bool
-    worst_feature: Array
+    sigma: float | None
+    certificate: bool | None
+    worst_feature: Array | None
+    not_computed: dict[str, str] = field(default_factory=dict)
 
 
 def stability(problem: Problem) -> Stability:
@@ -119,7 +124,7 @@ def stability(problem: Problem) -> Stability:
     eigenvalues, td, matrix = td_spectrum(problem)
     white = whiten(problem)
     G = problem.gamma * white.M
-    moduli, sides = sides_of_circle(G)
+    moduli, sides = sides_of_circle(G, problem.gamma * white.next_norm)
     limit = best = rate = growth = None
     if td == "stable" and len(eigenvalues):
         limit = step_limit(eigenvalues)
@@ -141,25 +146,43 @@ def stability(problem: Problem) -> Stability:
         sigma=uniform.sigma,
         certificate=uniform.holds,
         worst_feature=uniform.worst_feature,
+        not_computed=uniform.not_computed,
     )
 
 
 def td_spectrum(problem: Problem) -> tuple[Complex, TDVerdict, Array]:
     """Return the eigenvalues of TD's matrix on the row space, the verdict on them, and the matrix there.
 
-    Unlike everything about the rollout, this depends on the basis of the features' span.
+    Unlike everything about the rollout, this depends on the basis of the features' span. Where rounding hides
+    on which side an eigenvalue lies, as with weights over many decades, the certificate still decides.
 
     Example:
         >>> td_spectrum(Problem.from_chain([[0, 1], [0, 1]], [1, 1], [[1], [2]], [0.5, 0.5], 0.9))[1]
         'unstable'
     """
-    V, system = whiten(problem).V, td_system(problem)
-    matrix = V.T @ system.A @ V
-    scale = spectral_norm(system.C) + problem.gamma * spectral_norm(system.X)
+    white = whiten(problem)
+    matrix = white.V.T @ td_system(problem).A @ white.V
+    # The size of what was summed: A itself, even X, may be what is left of much larger numbers.
+    scale = spectral_norm(white.R * white.scale) ** 2 * (1.0 + problem.gamma * white.next_norm)
     values, sides = sides_of_axis(matrix, scale)
-    if np.any(sides < 0):
-        return values, "unstable", matrix
-    return values, "boundary" if np.any(sides == 0) else "stable", matrix
+    if np.all(sides > 0):
+        return values, "stable", matrix
+    certificate = uniform_certificate(problem)
+    if certificate.holds:
+        return _in_sector(values, certificate, problem.gamma), "stable", matrix
+    return values, "unstable" if np.any(sides < 0) else "boundary", matrix
+
+
+def _in_sector(values: Complex, certificate: UniformCertificate, gamma: float) -> Complex:
+    r"""Return eigenvalues moved to where tau < 1 puts them: :math:`\mathrm{Re}\lambda\ge c|\lambda|`.
+
+    With :math:`y=Fv` an eigenvalue is :math:`y^*(I-N)y` over :math:`v^*v`, of real part at least
+    :math:`(1-\tau)y^*y` and of modulus at most :math:`(1+\sigma)y^*y`.
+    """
+    sigma = gamma * math.sqrt(certificate.kappa) if certificate.sigma is None else certificate.sigma
+    least = (1.0 - certificate.tau_bounds[1]) / (1.0 + sigma) * np.abs(values)
+    real = np.maximum(values.real, np.maximum(least, np.finfo(np.float64).tiny))
+    return np.asarray(real + 1j * values.imag, dtype=np.complex128)
 
 
 def step_limit(eigenvalues: Complex) -> float:
@@ -196,15 +219,30 @@ def best_step(eigenvalues: Complex) -> tuple[float, float]:
 
 
 def _transient_growth(step: Array) -> float:
-    """Return the largest norm of a power of ``step``, whose spectral radius is below one."""
+    """Return the largest norm of a power of ``step``, whose spectral radius is below one.
+
+    A power is held times an orthonormal basis of what it does not annihilate up to rounding, which leaves
+    its norm as it is; where few slow modes remain, few columns do.
+    """
     growth, power = 1.0, step
-    for _ in range(LONGEST_TRANSIENT):
-        norm = spectral_norm(power)
-        growth = max(growth, norm)
-        if norm <= 1.0:  # later powers are products of this one and of powers already seen
+    for t in range(1, LONGEST_TRANSIENT + 1):
+        bound = float(np.linalg.norm(power))  # the Frobenius norm costs no decomposition
+        if bound > growth:
+            bound = spectral_norm(power)
+            growth = max(growth, bound)
+        if bound <= 1.0:  # later powers are products of this one and of powers already seen
             break
-        power = power @ step
+        if t & (t - 1) == 0:  # at powers of two
+            power = _without_vanished(power)
+        power = step @ power
     return growth
+
+
+def _without_vanished(power: Array) -> Array:
+    """Return (d, r) columns with the singular values of ``power`` that are above rounding."""
+    left, values, _ = np.linalg.svd(power, full_matrices=False)
+    kept = int(np.sum(values > len(power) * EPS * values[0]))
+    return np.asarray(left[:, :kept] * values[:kept])
 
 
 def _rollout_verdict(sides: Sides) -> RolloutVerdict:

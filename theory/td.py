@@ -14,15 +14,17 @@ from typing import Literal
 import numpy as np
 from scipy.linalg import lstsq
 
-from theory.checks import Array
+from theory.assembly import assemble
+from theory.checks import Array, as_array, check_shape, frozen
 from theory.problem import Problem
-from theory.spectrum import rounding, spectral_norm
+from theory.spectrum import rounding
+from theory.streaming import remembered
 from theory.whitening import EPS, Whitened, orthonormal, reward_norm, whiten
 
 Kind = Literal["unique", "affine", "none"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TDSystem:
     r"""The matrices of expected TD, :math:`w\leftarrow w+\alpha(b-Aw)`.
 
@@ -39,7 +41,7 @@ class TDSystem:
     X: Array
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class FixedPoint:
     r"""The solutions of a linear fixed-point equation.
 
@@ -59,7 +61,7 @@ class FixedPoint:
     null_space: Array
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LinearModel:
     r"""A linear model of reward and next features: :math:`r\approx Zw_r`, :math:`Z'\approx ZW_d`.
 
@@ -84,18 +86,19 @@ def td_system(problem: Problem) -> TDSystem:
         >>> float(system.A[0, 0]), float(system.b[0])
         (1.0, 1.5)
     """
-    weighted = problem.Z.T * problem.mu
-    C, X = weighted @ problem.Z, weighted @ problem.Z_next
-    return TDSystem(C - problem.gamma * X, weighted @ problem.r, C, X)
+    sums = assemble(problem)
+    return TDSystem(sums.C - problem.gamma * sums.X, sums.b, sums.C, sums.X)
 
 
+@remembered
 def fit_linear_model(problem: Problem) -> LinearModel:
     r"""Fit reward and expected next features to the features, by least squares under the data weights.
 
     .. math:: w_r = (D^{1/2}Z)^+D^{1/2}r, \qquad W_d = (D^{1/2}Z)^+D^{1/2}Z'
 
-    by singular values of the weighted features with columns of norm one (LAPACK's ``gelsd``); the normal
-    equations would square the condition number. With dependent features it is the fit of least norm.
+    by reflections, block of rows by block of rows, and then singular values of the triangle with columns of
+    norm one (LAPACK's ``gelsd``); the normal equations would square the condition number. With dependent
+    features it is the fit of least norm.
 
     Example:
         >>> problem = Problem.from_chain([[0, 1], [0, 1]], [1, 1], [[1], [2]], [0.5, 0.5], 0.5)
@@ -103,15 +106,34 @@ def fit_linear_model(problem: Problem) -> LinearModel:
         >>> float(model.w_r[0].round(12)), float(model.W_d[0, 0].round(12)), model.rank
         (0.6, 1.2, 1)
     """
-    white = whiten(problem)
+    white, reduced = whiten(problem), assemble(problem)
     if white.rank == 0:
         zeros = np.zeros((problem.d, problem.d + 1))
-        return LinearModel(zeros[:, 0], zeros[:, 1:], 0, 1.0)
-    targets = np.sqrt(problem.mu)[:, None] * np.column_stack([problem.r, problem.Z_next])
+        return LinearModel(frozen(zeros[:, 0]), frozen(zeros[:, 1:]), 0, 1.0)
+    inside = reduced.R @ white.V if white.N.size else reduced.R
     # The rank is decided already: nothing of what is left may be cut off.
-    fit = lstsq(white.F, targets, cond=0.5 * max(problem.n, problem.d) * EPS, lapack_driver="gelsd")[0]
+    cut = 0.5 * max(problem.n, problem.d) * EPS
+    fit = lstsq(inside / white.scale, reduced.targets, cond=cut, lapack_driver="gelsd")[0]
     coefficients = white.V @ (fit / white.scale[:, None])
-    return LinearModel(coefficients[:, 0], coefficients[:, 1:], white.rank, white.condition)
+    w_r, W_d = frozen(coefficients[:, 0]), frozen(coefficients[:, 1:])
+    return LinearModel(w_r, W_d, white.rank, white.condition)
+
+
+def checked_model(problem: Problem, model: LinearModel) -> LinearModel:
+    """Return a linear model as arrays that fit the features of a problem.
+
+    Raises:
+        InputError: a wrong shape, or numbers that are not finite.
+
+    Example:
+        >>> problem = Problem.from_chain([[0.5]], [1.0], [[1.0]], [1.0], 0.9)
+        >>> checked_model(problem, LinearModel([1], [[2]], 1, 1.0)).W_d
+        array([[2.]])
+    """
+    w_r, W_d = as_array("model.w_r", model.w_r), as_array("model.W_d", model.W_d)
+    check_shape("model.w_r", w_r, (problem.d,), "(features,)")
+    check_shape("model.W_d", W_d, (problem.d, problem.d), "(features, features)")
+    return LinearModel(w_r, W_d, model.rank, model.condition)
 
 
 def td_fixed_point(problem: Problem) -> FixedPoint:
@@ -133,7 +155,7 @@ def td_fixed_point(problem: Problem) -> FixedPoint:
     white = whiten(problem)
     off_support, unit = _reach_off_support(problem, white)
     system = np.hstack([np.eye(white.rank) - problem.gamma * white.M, off_support])
-    scale = max(1.0, problem.gamma * spectral_norm(white.M))
+    scale = max(1.0, problem.gamma * white.next_norm)
     solution, null, miss, solvable = solve_any(system, white.c, scale, reward_norm(problem))
     weights = np.hstack([white.weights(np.eye(white.rank)), white.N / unit])
     null_space = orthonormal(weights @ null)
@@ -165,6 +187,9 @@ def solve_any(system: Array, c: Array, scale: float, noise: float) -> tuple[Arra
     """
     U, values, Vt = np.linalg.svd(system)
     rank = int(np.sum(values > rounding(max(system.shape), scale)))
+    if rank == len(c) == len(Vt):
+        # Elimination keeps what is small: rows of little weight would drown in singular vectors.
+        return np.asarray(np.linalg.solve(system, c), dtype=np.float64), Vt[:0].T, 0.0, True
     inside = U[:, :rank].T @ c
     miss = float(np.linalg.norm(U[:, rank:].T @ c))
     least = float(values[rank - 1]) if rank else scale
@@ -174,15 +199,17 @@ def solve_any(system: Array, c: Array, scale: float, noise: float) -> tuple[Arra
 
 def _reach_off_support(problem: Problem, white: Whitened) -> tuple[Array, float]:
     """Return how weights outside the row space enter the equation, (k, d - k), and their unit."""
-    weighted_next = np.sqrt(problem.mu)[:, None] * problem.Z_next
-    unit = float(np.linalg.norm(weighted_next)) or 1.0
-    reach = -problem.gamma * white.Q.T @ (weighted_next @ white.N) / unit
+    unit = assemble(problem).next_norm or 1.0
+    if not white.N.size:
+        return np.zeros((white.rank, 0)), unit
+    reached = problem.chain @ problem.feature_rows.times(white.N / unit)
+    reach = -problem.gamma * white.columns.project(reached)
     # Dependent columns cancel to rounding only, at the accuracy to which the rank was decided.
     reach[np.abs(reach) <= rounding(max(problem.n, problem.d), 1.0)] = 0.0
     return reach, unit
 
 
 def _projected_error(problem: Problem, white: Whitened, w: Array) -> float:
-    error = problem.r + problem.gamma * (problem.Z_next @ w) - problem.Z @ w
-    projected = white.Q.T @ (np.sqrt(problem.mu) * error)
-    return float(np.linalg.norm(projected)) / reward_norm(problem)
+    values = problem.feature_rows.times(w)
+    error = problem.r + problem.gamma * (problem.chain @ values) - values
+    return float(np.linalg.norm(white.columns.project(error))) / reward_norm(problem)

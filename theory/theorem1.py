@@ -23,13 +23,18 @@ from typing import Any
 
 import numpy as np
 
+from theory.assembly import assemble
 from theory.checks import Array
 from theory.equivalence_conditions import equivalence_conditions
+from theory.errors import InputError
+from theory.exact.problem import ExactProblem
+from theory.exact.system import ExactModel
+from theory.exact.theorem1 import prove_fixed_point_equivalence
 from theory.problem import Problem
 from theory.report import Condition, Report, Verdict
 from theory.rollout import model_based_solution, scaled_model
 from theory.spectrum import rounding, spectral_norm
-from theory.td import LinearModel, fit_linear_model, td_fixed_point, td_system
+from theory.td import LinearModel, checked_model, fit_linear_model, td_fixed_point, td_system
 from theory.whitening import EPS, Whitened, reward_norm, whiten
 
 THEOREM = "Theorem 1 (TD fixed point = linear model's value)"
@@ -38,7 +43,9 @@ LARGEST_TOLERANCE = 1e-3  # beyond it agreement would say nothing
 POWER = 1e-6
 
 
-def check_fixed_point_equivalence(problem: Problem, *, model: LinearModel | None = None) -> Report:
+def check_fixed_point_equivalence(
+    problem: Problem | ExactProblem, *, model: LinearModel | ExactModel | None = None, exact: bool = False
+) -> Report:
     r"""Check on this problem that TD's fixed point is the value of the linear model.
 
     Two routes that share no factorisation are compared on the row space of :math:`D^{1/2}Z`: A and b
@@ -55,8 +62,14 @@ def check_fixed_point_equivalence(problem: Problem, *, model: LinearModel | None
     still gives accurate values.
 
     Args:
-        problem: any problem.
-        model: the model to be checked; the least-squares fit by default, which the theorem speaks of.
+        problem: any problem; one of fractions only with ``exact``.
+        model: the model to be checked; the least-squares fit by default, which the theorem speaks of. In
+            exact mode an ``ExactModel``.
+        exact: prove it in rational arithmetic instead, without a tolerance; floats are rationalised openly
+            (:func:`theory.exact.theorem1.prove_fixed_point_equivalence`). Up to about 40 features, 160 rows.
+
+    Raises:
+        InputError: fractions without ``exact``, a model of floats with it, or a problem too large for it.
 
     Returns:
         The report. The first two conditions decide the verdict; the others say what else holds. ``data`` has
@@ -71,6 +84,11 @@ def check_fixed_point_equivalence(problem: Problem, *, model: LinearModel | None
         >>> report.condition("TD is stable").holds, report.condition("rollout converges").holds
         (False, False)
     """
+    if exact:
+        return prove_fixed_point_equivalence(problem, model=model)
+    if isinstance(problem, ExactProblem) or isinstance(model, ExactModel):
+        raise InputError("A problem or a model of fractions needs exact=True.")
+    model = None if model is None else checked_model(problem, model)
     white, fit, fixed = whiten(problem), fit_linear_model(problem), td_fixed_point(problem)
     numbers = condition_numbers(problem, white, fit)
     tolerance = SAFETY * math.sqrt(problem.d) * EPS * _spread(numbers)
@@ -109,7 +127,7 @@ def discrepancy(problem: Problem, first: Array | None, second: Array | None) -> 
     """
     if first is None or second is None:
         return math.inf
-    scale = np.sqrt(problem.mu @ problem.Z**2)
+    scale = np.linalg.norm(assemble(problem).R, axis=0)
     norms = [float(np.linalg.norm(scale * v)) for v in (first - second, first, second)]
     return norms[0] / max(norms[1], norms[2], reward_norm(problem))
 
@@ -118,7 +136,9 @@ def condition_numbers(problem: Problem, white: Whitened, fit: LinearModel) -> di
     r"""Return the condition numbers that bound the error of the two routes, features having D-norm one.
 
     The matrices are differences, :math:`C-\gamma X` and :math:`I-\gamma M`, so the inverse is multiplied by
-    the norms of the two terms: by its own norm a 1 by 1 matrix would have condition 1, whatever cancelled.
+    the sizes of the two terms: by its own norm a 1 by 1 matrix would have condition 1, whatever cancelled.
+    X and M are themselves sums that may cancel, over rows whose next features are large, so their size is
+    that of the next features.
 
     Example:
         >>> problem = Problem.from_chain([[0.5]], [1.0], [[2.0]], [1.0], 0.5)  # I - gamma M = 1 - 1/4
@@ -126,13 +146,12 @@ def condition_numbers(problem: Problem, white: Whitened, fit: LinearModel) -> di
         >>> {name: round(number, 9) for name, number in numbers.items()}
         {'A': 1.666666667, 'features': 1.0, 'whitened': 1.666666667, 'model': 1.666666667}
     """
-    system, A = td_system(problem), _on_row_space(problem, white)[0]
-    C, X = (_between(matrix, white) for matrix in (system.C, system.X))
+    A, ahead = _on_row_space(problem, white)[0], 1.0 + problem.gamma * white.next_norm
     M, G = problem.gamma * white.M, scaled_model(problem, fit)[0]
     return {
-        "A": _condition(A, spectral_norm(C) + problem.gamma * spectral_norm(X)),
+        "A": _condition(A, spectral_norm(white.R) ** 2 * ahead),
         "features": white.condition,
-        "whitened": _condition(np.eye(white.rank) - M, 1.0 + spectral_norm(M)),
+        "whitened": _condition(np.eye(white.rank) - M, ahead),
         "model": _condition(np.eye(problem.d) - G, 1.0 + spectral_norm(G)),
     }
 
@@ -179,7 +198,7 @@ def _invertible(problem: Problem, white: Whitened) -> Condition:
     G = problem.gamma * white.M
     values = np.linalg.svd(np.eye(white.rank) - G, compute_uv=False)
     least = float(values.min(initial=1.0))
-    threshold = rounding(white.rank, max(1.0, spectral_norm(G)))
+    threshold = rounding(white.rank, max(1.0, problem.gamma * white.next_norm))
     why = "else there is no solution or more than one (Tsitsiklis and Van Roy's w to 2w at gamma = 5/6)"
     return Condition("exactly one solution", least > threshold, least, threshold, least - threshold, why)
 

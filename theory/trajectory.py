@@ -7,13 +7,12 @@ is measured from the errors alone.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from theory.checks import Array, as_array, check_shape
+from theory.checks import Array, as_array, check_count, check_number, check_shape
 from theory.errors import InputError
 from theory.problem import Problem
 from theory.stability import td_spectrum
@@ -23,7 +22,7 @@ from theory.whitening import EPS
 HUGE = 1e100  # an iterate this large has diverged
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Trajectory:
     r"""A run of expected TD.
 
@@ -59,10 +58,9 @@ def td_trajectory(problem: Problem, *, step_size: float, steps: int, w0: Any | N
         >>> run.error.round(9).tolist(), round(run.predicted_rate, 9)
         ([1.5, 0.75, 0.375, 0.1875], 0.5)
     """
-    if not (math.isfinite(step_size) and step_size != 0.0):
-        raise InputError(f"step_size must be finite and not zero, got {step_size}.")
-    if steps < 1:
-        raise InputError(f"steps must be at least 1, got {steps}.")
+    step_size, steps = check_number("step_size", step_size), check_count("steps", steps)
+    if step_size == 0.0 or abs(step_size) > HUGE:
+        raise InputError(f"step_size must not be 0 and at most {HUGE:g} in size, got {step_size}.")
     w = np.zeros(problem.d) if w0 is None else as_array("w0", w0)
     check_shape("w0", w, (problem.d,), "(features,)")
     target = td_fixed_point(problem)

@@ -135,6 +135,6 @@ def visitation(mdp: TabularMDP, policy: Policy, kind: str, *, solver: str = "aut
         array([0., 1.])
     """
     kinds = {"discounted": Weights.discounted, "episodic": Weights.episodic, "stationary": Weights.stationary}
-    if kind not in kinds:
+    if not isinstance(kind, str) or kind not in kinds:
         raise InputError(f"kind must be one of {', '.join(kinds)}; got {kind!r}.")
     return kinds[kind](mdp, policy, solver=solver)

@@ -4,24 +4,30 @@ With every weight positive, :math:`\|x\|_D^2=\sum\mu x^2` is a norm, and in the 
 :math:`D^{1/2}x` it is the ordinary one: :math:`N=\gamma D^{1/2}P^\pi D^{-1/2}` stands for the discounted
 chain and an orthonormal basis of the columns of :math:`D^{1/2}Z` for the features. Only that basis
 enters, so nothing here depends on how well conditioned the features are. Rows without weight that no
-row with weight reaches (transient states under stationary weights) are left out first.
+row with weight reaches (transient states under stationary weights) are left out: with weight 0 they are
+zero in these coordinates.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
 
 import numpy as np
-from scipy.sparse.linalg import LinearOperator, svds
+from scipy.linalg import solve_triangular
 
-from theory.certificate import uniform_certificate
-from theory.checks import Array, Bools
+from theory.certificate import product_cost, reach_of_data, uniform_certificate, weighted_chain
+from theory.checks import Array
+from theory.lanczos import CONVERGED, MOST_WORK, top_eigenvalue
 from theory.problem import Problem
-from theory.resolvent import Resolvent
 from theory.spectrum import rounding, spectral_norm
+from theory.streaming import FeatureRows, Triangle
 from theory.whitening import Whitened, whiten
 
-DENSE_ROWS = 500  # up to here all columns of the resolvent are solved for; Lanczos takes some 50 solves
+DENSE_ROWS = 500  # up to here all columns of the resolvent are solved for; beyond, Lanczos takes some solves
+PRODUCTS_A_SOLVE = 100  # products with the chain that a pair of solves takes, roughly
+FEWEST_SOLVES = 12  # pairs, with G and its transpose
+GOLDEN = (math.sqrt(5.0) - 1.0) / 2.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,14 +35,14 @@ class WeightedNorms:
     r"""Norms of one problem under its weights.
 
     Attributes:
-        support: (n,), the rows with weight; m of them.
-        root: (m,), :math:`\sqrt\mu` there.
-        basis: (m, k), orthonormal basis of the columns of :math:`D^{1/2}Z` there.
-        sigma: :math:`\|N\|_2=\gamma\|P^\pi\|_D`.
-        tau: largest eigenvalue of :math:`(N+N^\top)/2`.
+        mu: (n,), the weights.
+        white: the features in D-orthonormal coordinates.
+        sigma: :math:`\|N\|_2=\gamma\|P^\pi\|_D`; None if it was not computed.
+        tau: largest eigenvalue of :math:`(N+N^\top)/2`; None if it was not computed.
         kappa: :math:`\max_j(\mu^\top P^\pi)_j/\mu_j`.
-        resolvent: :math:`\|G\|_D`.
+        resolvent: :math:`\|G\|_D`; None if it was not computed.
         oblique: norm of :math:`ZA^{-1}Z^\top D(I-\gamma P^\pi)`; None if A is singular on the span.
+        not_computed: which of these are None for want of products or solves, and why.
 
     Example:
         >>> problem = Problem.from_chain([[0, 1], [0, 1]], [1, 1], [[1], [2]], [0.5, 0.5], 0.5)
@@ -45,23 +51,25 @@ class WeightedNorms:
         (2.0, 0.5)
     """
 
-    support: Bools
-    root: Array
-    basis: Array
-    sigma: float
-    tau: float
+    mu: Array
+    white: Whitened
+    sigma: float | None
+    tau: float | None
     kappa: float
-    resolvent: float
+    resolvent: float | None
     oblique: float | None
+    not_computed: dict[str, str] = field(default_factory=dict)
 
     def norm(self, values: Array) -> float:
-        r"""Return :math:`\|x\|_D` of (n,) values, or the root of the summed squares of (n, d)."""
-        return float(np.linalg.norm((self.root * values[self.support].T).T))
+        r"""Return :math:`\|x\|_D` of (n,) values."""
+        return math.sqrt(float(self.mu @ values**2))
 
-    def distance(self, values: Array) -> float:
+    def distance(self, values: Array, rows: FeatureRows) -> float:
         r"""Return :math:`\|x-\Pi x\|_D`, how far (n,) values are from the span of the features."""
-        inside = self.root * values[self.support]
-        return float(np.linalg.norm(inside - self.basis @ (self.basis.T @ inside)))
+        columns = self.white.columns
+        inside = solve_triangular(columns.second, columns.project(values))
+        left = [values[block] - columns.read_roughly(block) @ inside for block in rows.slices()]
+        return self.norm(np.concatenate(left))
 
 
 def weighted_norms(problem: Problem) -> WeightedNorms | None:
@@ -72,50 +80,90 @@ def weighted_norms(problem: Problem) -> WeightedNorms | None:
         >>> weighted_norms(partial) is None
         True
     """
-    support = problem.mu > 0.0
-    if np.any((problem.mu @ problem.P_pi)[~support] > 0.0):
+    if reach_of_data(problem)[1]:
         return None
-    inside = Problem.from_chain(
-        problem.P_pi[support][:, support],
-        problem.r[support],
-        problem.Z[support],
-        problem.mu[support],
-        problem.gamma,
-    )
-    white, size = whiten(inside), uniform_certificate(inside)
+    white, size = whiten(problem), uniform_certificate(problem)
+    resolvent, missing = _resolvent_norm(problem, size.kappa), dict(size.not_computed)
+    if resolvent is None:
+        missing["resolvent"] = (
+            f"Lanczos did not converge within {_affordable_solves(problem)} pairs of solves"
+        )
     return WeightedNorms(
-        support=support,
-        root=np.sqrt(inside.mu),
-        basis=white.Q,
+        mu=problem.mu,
+        white=white,
         sigma=size.sigma,
         tau=size.tau,
         kappa=size.kappa,
-        resolvent=_resolvent_norm(inside),
-        oblique=_oblique_norm(inside, white),
+        resolvent=resolvent,
+        oblique=_oblique_norm(problem, white),
+        not_computed=missing,
     )
 
 
-def _resolvent_norm(problem: Problem) -> float:
-    r"""Return :math:`\|G\|_D`, the largest singular value of :math:`D^{1/2}GD^{-1/2}`."""
-    n, root, G = problem.n, np.sqrt(problem.mu), Resolvent(problem.P_pi, problem.gamma)
-    if n <= DENSE_ROWS:
-        columns = [root * G.solve(column).x for column in np.diag(1.0 / root)]
+def _resolvent_norm(problem: Problem, kappa: float) -> float | None:
+    r"""Return :math:`\|G\|_D`, the norm of :math:`D^{1/2}GD^{-1/2}` on rows with weight."""
+    N, G = weighted_chain(problem), problem.resolvent
+    support = np.flatnonzero(problem.mu > 0.0)
+    if problem.n <= DENSE_ROWS:
+        columns = [(N.root * G.solve(column).x)[support] for column in np.diag(N.inverse)[support]]
         return spectral_norm(np.column_stack(columns))
-    # ARPACK may hand over (n, 1), which would broadcast against (n,) to an (n, n) array.
-    operator = LinearOperator(
-        (n, n),
-        matvec=lambda x: root * G.solve(np.ravel(x) / root).x,
-        rmatvec=lambda x: G.solve_transposed(np.ravel(x) * root).x / root,
-        dtype=np.float64,
-    )
-    return float(svds(operator, k=1, v0=np.ones(n), return_singular_vectors=False)[0])
+
+    def square(x: Array) -> Array:
+        ahead = N.root * G.approximate(N.inverse * x)
+        return N.inverse * G.approximate(N.root * ahead, transposed=True)
+
+    reach = problem.gamma * math.sqrt(kappa)
+    even = top_eigenvalue(square, N.root, 1)
+    if reach < 1.0 and math.sqrt(even.value) * (1.0 - reach) > 1.0 - CONVERGED:
+        return math.sqrt(
+            even.value
+        )  # stationary weights: it cannot be larger than 1 / (1 - gamma sqrt(kappa))
+    # Not constant: Krylov solvers are erratic where the right side is nearly an eigenvector.
+    start = np.where(problem.mu > 0.0, 1.0 + np.arange(problem.n) * GOLDEN % 1.0, 0.0)
+    found = top_eigenvalue(square, start, _affordable_solves(problem))
+    return math.sqrt(found.value) if found.converged else None
+
+
+def _affordable_solves(problem: Problem) -> int:
+    return max(FEWEST_SOLVES, min(500, int(MOST_WORK / (PRODUCTS_A_SOLVE * product_cost(problem)))))
 
 
 def _oblique_norm(problem: Problem, white: Whitened) -> float | None:
-    """Return the norm of the oblique projection onto the features, None if it does not exist."""
+    r"""Return the norm of the oblique projection onto the features, None if it does not exist.
+
+    It is :math:`\sqrt{1+\|(I-\gamma M)^{-1}B\|^2}` with :math:`B=Q^\top N(I-QQ^\top)`, what the features
+    leak; :math:`B^\top=N^\top Q-Q\gamma M^\top` is reduced to a triangle block by block.
+    """
     inner = np.eye(white.rank) - problem.gamma * white.M
     if white.rank == 0 or np.linalg.norm(inner, -2) <= rounding(white.rank, max(1.0, spectral_norm(inner))):
         return None
-    root = np.sqrt(problem.mu)[:, None]
-    ahead = problem.gamma * (problem.P_pi.T @ (root * white.Q)) / root
-    return spectral_norm(np.asarray(np.linalg.solve(inner, (white.Q - ahead).T), dtype=np.float64))
+    leak, N, columns = Triangle(), weighted_chain(problem), white.columns
+    into, A = _gathered(problem, white), problem.chain.probs.shape[1]
+    # In the coordinates before the second triangle T, so that only small matrices are multiplied with it.
+    model = solve_triangular(columns.second, white.M.T) @ columns.second
+    for rows in problem.feature_rows.slices():
+        states, Q = slice(rows.start // A, rows.stop // A), N.root[rows, None] * columns.read_roughly(rows)
+        spread = (problem.chain.probs[states, :, None] * into[states, None, :]).reshape(len(Q), -1)
+        leak.add(N.inverse[rows, None] * spread - Q @ model)
+    leaked = problem.gamma * columns.mend(leak.R).T
+    return math.hypot(1.0, spectral_norm(np.asarray(np.linalg.solve(inner, leaked), dtype=np.float64)))
+
+
+def _gathered(problem: Problem, white: Whitened) -> Array:
+    r"""Return :math:`P^\top D^{1/2}Q` before the second triangle, (m, k) for m states.
+
+    As many rows at once as there are states: the product is as large for fewer.
+    """
+    P, source = problem.chain.P, problem.feature_rows
+    most = max(P.shape[1], next(source.slices()).stop)
+    total, held = np.zeros((P.shape[1], white.rank)), np.empty((most, white.rank))
+    first = last = 0
+    for rows in source.slices():
+        if rows.stop - first > len(held):
+            total += P[first:last].T @ held[: last - first]
+            first = rows.start
+        held[rows.start - first : rows.stop - first] = source.mu[rows, None] * white.columns.read_roughly(
+            rows
+        )
+        last = rows.stop
+    return np.asarray(total + P[first:last].T @ held[: last - first])

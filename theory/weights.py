@@ -66,7 +66,8 @@ class Weights:
             raise InputError(
                 f"mu must not be negative, got {array[state, action]:.6g} at state {state}, action {action}."
             )
-        total = float(array.sum())
+        with np.errstate(over="ignore"):
+            total = float(array.sum())
         if not 0.0 < total < np.inf:
             raise InputError(f"mu must have a positive finite sum to be normalised, got {total}.")
         fields = (frozen(array / total), kind, error_bound, solver, iterations)

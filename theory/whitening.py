@@ -5,23 +5,26 @@ orthonormal basis ``V`` of it, divides the columns of ``Z V`` by their D-norms a
 ``Q R``. In the coordinates :math:`y = R\,\mathrm{diag}(s)V^\top w` the model's matrix is
 :math:`M = Q^\top D^{1/2}P^\pi\tilde Z`, where :math:`\tilde Z` has D-orthonormal columns, and TD's matrix is
 :math:`I-\gamma M`: how the features are scaled or how nearly they are parallel no longer matters.
+Features are read block by block; nothing of their size is kept.
 This is the reference route of the numerical checks; the routes under test do not use it.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.linalg import solve_triangular
 
-from theory.checks import Array
+from theory.assembly import assemble
+from theory.checks import Array, frozen
 from theory.problem import Problem
+from theory.streaming import FeatureRows, Triangle, remembered
 
 EPS = float(np.finfo(np.float64).eps)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Whitened:
     r"""A problem in D-orthonormal coordinates of the row space of :math:`D^{1/2}Z`, of dimension k.
 
@@ -29,25 +32,26 @@ class Whitened:
         V: (d, k), orthonormal basis of the row space; the identity if k = d.
         N: (d, d - k), orthonormal basis of its complement.
         scale: (k,), D-norms of the columns of ``Z V``.
-        F: (n, k), :math:`D^{1/2}ZV` with columns of norm one.
-        Q: (n, k), orthonormal columns, F = Q R.
         R: (k, k), upper triangular.
-        singular_values: (k,) of F, descending.
+        singular_values: (k,) of ``F``, descending.
         gap: the smallest singular value kept over the largest dropped; infinite if none was dropped.
         M: (k, k), the model's matrix in these coordinates.
+        next_norm: :math:`\|D^{1/2}P^\pi\tilde Z\|_F`, the size of what was summed for M: much larger where
+            next features cancel, as those of rows without weight may.
         c: (k,), :math:`Q^\top D^{1/2}r`, the model's reward vector in these coordinates.
+        columns: makes Q again, block by block.
     """
 
     V: Array
     N: Array
     scale: Array
-    F: Array
-    Q: Array
     R: Array
     singular_values: Array
     gap: float
     M: Array
+    next_norm: float
     c: Array
+    columns: OrthonormalColumns
 
     @property
     def rank(self) -> int:
@@ -59,12 +63,63 @@ class Whitened:
         """Ratio of the largest to the smallest singular value of F."""
         return float(self.singular_values[0] / self.singular_values[-1]) if self.rank else 1.0
 
+    @property
+    def Q(self) -> Array:
+        """The factor with orthonormal columns, F = Q R, (n, k); for small problems."""
+        source = self.columns.source
+        return np.concatenate([source.root(rows) * self.columns.read(rows) for rows in source.slices()])
+
     def weights(self, y: Array) -> Array:
         """Return the feature weights w, (d,) or (d, m), whose whitened coordinates are ``y``."""
         scaled = (solve_triangular(self.R, y).T / self.scale).T
         return np.asarray(self.V @ scaled)
 
 
+@dataclass(frozen=True, eq=False)
+class OrthonormalColumns:
+    r"""Features with D-orthonormal columns, :math:`\tilde Z=ZVS^{-1}R_1^{-1}R_2^{-1}`, made in blocks.
+
+    Solving with the triangle of F leaves columns that are orthonormal up to rounding times its condition
+    number; a second triangle, close to the identity, mends that. Each row is made from its own features only,
+    so rows without weight are no exception.
+
+    Attributes:
+        source: the features.
+        V: (d, k), basis of the row space; None for the identity.
+        scale: (k,), S.
+        first: (k, k), the triangle of F.
+        second: (k, k), the triangle of what solving with ``first`` leaves.
+    """
+
+    source: FeatureRows
+    V: Array | None
+    scale: Array
+    first: Array
+    second: Array
+
+    def read_roughly(self, rows: slice) -> Array:
+        """Return a block before the second triangle, (b, k)."""
+        features = self.source.read(rows)
+        features = (features if self.V is None else features @ self.V) / self.scale
+        return np.asarray(solve_triangular(self.first, features.T, trans="T", check_finite=False).T)
+
+    def read(self, rows: slice) -> Array:
+        r"""Return :math:`\tilde Z` of a block, (b, k)."""
+        return self.mend(self.read_roughly(rows))
+
+    def mend(self, features: Array) -> Array:
+        """Return (m, k) features after the second triangle."""
+        return np.asarray(solve_triangular(self.second, features.T, trans="T").T)
+
+    def project(self, x: Array) -> Array:
+        r"""Return :math:`\tilde Z^\top Dx`, (k,) or (k, m), of (n,) or (n, m) values."""
+        total = np.zeros((len(self.scale), *x.shape[1:]))
+        for rows in self.source.slices():
+            total += (self.source.mu[rows, None] * self.read_roughly(rows)).T @ x[rows]
+        return np.asarray(solve_triangular(self.second, total, trans="T"))
+
+
+@remembered
 def whiten(problem: Problem) -> Whitened:
     """Return the problem in D-orthonormal coordinates of the row space of its weighted features.
 
@@ -77,16 +132,36 @@ def whiten(problem: Problem) -> Whitened:
         1.2
     """
     V, N, values, gap = _row_space(problem)
-    root = np.sqrt(problem.mu)[:, None]
     # An identity V must not cost the last bits of Z.
-    features = problem.Z if N.shape[1] == 0 else problem.Z @ V
-    F, scale = unit_columns(root * features)
-    Q, R = np.linalg.qr(F)
-    flip = np.where(np.diag(R) < 0.0, -1.0, 1.0)
-    Q, R = Q * flip, flip[:, None] * R
-    tilde = _orthonormal_features(features / scale, Q, R, root)
-    M = Q.T @ (root * np.asarray(problem.P_pi @ tilde))
-    return Whitened(V, N, scale, F, Q, R, values, gap, M, Q.T @ (root[:, 0] * problem.r))
+    F, scale = unit_columns(assemble(problem).R @ V if N.size else assemble(problem).R)
+    k, basis = len(scale), V if N.size else None
+    rough = OrthonormalColumns(problem.feature_rows, basis, scale, _upright(F), np.eye(k))
+    columns, ahead = _orthonormalised(problem, rough)
+    M, c, squares = np.zeros((k, k)), np.zeros(k), 0.0
+    for rows in problem.feature_rows.slices():
+        by_mu = (problem.mu[rows, None] * columns.read_roughly(rows)).T
+        following = np.asarray(problem.chain.P[rows] @ ahead)
+        squares += float(problem.mu[rows] @ np.einsum("ij,ij->i", following, following))
+        M += by_mu @ following
+        c += by_mu @ problem.r[rows]
+    M, c = (frozen(solve_triangular(columns.second, part, trans="T")) for part in (M, c))
+    return Whitened(
+        V, N, scale, columns.second @ columns.first, values, gap, M, float(np.sqrt(squares)), c, columns
+    )
+
+
+def _orthonormalised(problem: Problem, rough: OrthonormalColumns) -> tuple[OrthonormalColumns, Array]:
+    """Return the columns with their second triangle and, from the same pass, their average over actions."""
+    found = Triangle()
+
+    def read(rows: slice) -> Array:
+        features = rough.read_roughly(rows)
+        found.add(rough.source.root(rows) * features)
+        return features
+
+    means = problem.average_rows(read, len(rough.scale))
+    columns = replace(rough, second=_upright(found.R))
+    return columns, columns.mend(means)
 
 
 def unit_columns(matrix: Array) -> tuple[Array, Array]:
@@ -123,8 +198,8 @@ def reward_norm(problem: Problem) -> float:
 
 def _row_space(problem: Problem) -> tuple[Array, Array, Array, float]:
     """Return bases of the row space and of its complement, the singular values kept, and their gap."""
-    F, scale = unit_columns(np.sqrt(problem.mu)[:, None] * problem.Z)
-    _, values, Vt = np.linalg.svd(np.linalg.qr(F, mode="r"))
+    scale = assemble(problem).scale
+    _, values, Vt = np.linalg.svd(assemble(problem).R / scale)
     largest = float(values[0])
     rank = int(np.sum(values > max(problem.n, problem.d) * EPS * largest)) if largest > 0.0 else 0
     if rank == problem.d:
@@ -137,14 +212,7 @@ def _row_space(problem: Problem) -> tuple[Array, Array, Array, float]:
     return V, N, values[:rank], gap
 
 
-def _orthonormal_features(scaled: Array, Q: Array, R: Array, root: Array) -> Array:
-    """Return the features with D-orthonormal columns, (n, k).
-
-    On rows with weight they are the rows of Q without their weights, which spares the condition number of R;
-    rows whose weight is too small for that to be accurate take the triangular solve.
-    """
-    if Q.shape[1] == 0:
-        return scaled
-    solved = solve_triangular(R, scaled.T, trans="T").T
-    heavy = root[:, 0] * np.linalg.cond(R) >= 1.0
-    return np.asarray(np.where(heavy[:, None], Q / np.where(heavy[:, None], root, 1.0), solved))
+def _upright(matrix: Array) -> Array:
+    """Return the triangular factor of a matrix with a diagonal that is not negative."""
+    R = np.linalg.qr(matrix, mode="r")
+    return np.asarray(np.where(np.diag(R) < 0.0, -1.0, 1.0)[:, None] * R)

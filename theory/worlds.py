@@ -12,6 +12,7 @@ from fractions import Fraction
 
 import numpy as np
 
+from theory.checks import check_count, check_number
 from theory.errors import InputError
 from theory.mdp import TabularMDP
 
@@ -41,18 +42,14 @@ def frozen_lake(
     each with probability 1/3; against the edge one stays. Actions: left, down, right, up.
 
     Raises:
-        InputError: an unknown map, rows of different lengths, or no S.
+        InputError: an unknown map; a ``desc`` that is no rows of one length of its four letters, or has no S.
 
     Example:
         >>> frozen_lake().live_states().tolist()
         [0, 1, 2, 3, 4, 6, 8, 9, 10, 13, 14]
     """
-    if desc is None and map_name not in FROZEN_LAKE:
-        raise InputError(f"map_name must be one of {', '.join(FROZEN_LAKE)}; got {map_name!r}.")
-    grid = FROZEN_LAKE[map_name] if desc is None else tuple(desc)
+    grid = _lake(map_name, desc)
     width, letters = len(grid[0]), "".join(grid)
-    if any(len(row) != width for row in grid) or "S" not in letters or set(letters) - set("SFHG"):
-        raise InputError(f"desc must be rows of one length of the letters S, F, H, G with an S, got {grid}.")
     turns = (-1, 0, 1) if slippery else (0,)
     rows = []
     for s, letter in enumerate(letters):
@@ -64,6 +61,19 @@ def frozen_lake(
     start = np.array([letter == "S" for letter in letters]) / letters.count("S")
     terminal = np.array([letter in "HG" for letter in letters])
     return TabularMDP.from_transitions(rows, gamma, terminal=terminal, start=start, shape=(len(letters), 4))
+
+
+def _lake(map_name: str, desc: Sequence[str] | None) -> tuple[str, ...]:
+    """Return the rows of a map: that of ``desc`` if given, else the named one."""
+    if desc is None:
+        if map_name not in list(FROZEN_LAKE):
+            raise InputError(f"map_name must be one of {', '.join(FROZEN_LAKE)}; got {map_name!r}.")
+        return FROZEN_LAKE[map_name]
+    grid = tuple(desc)
+    letters = "".join(grid) if all(isinstance(row, str) for row in grid) else ""
+    if len({len(row) for row in grid if letters}) != 1 or "S" not in letters or set(letters) - set("SFHG"):
+        raise InputError(f"desc must be rows of one length of the letters S, F, H, G with an S, got {grid}.")
+    return grid
 
 
 def cliff_walking(gamma: float = 1.0) -> TabularMDP:
@@ -96,14 +106,13 @@ def river_swim(num_states: int = 6, gamma: float = 0.99) -> TabularMDP:
     0.4, at the right end it stays with 0.6 and falls back with 0.4 and pays 1. Papers differ in these.
 
     Raises:
-        InputError: fewer than three states.
+        InputError: ``num_states`` is no whole number or below three.
 
     Example:
         >>> river_swim().P[1, 1].tolist()
         [0.05, 0.6, 0.35, 0.0, 0.0, 0.0]
     """
-    if num_states < 3:
-        raise InputError(f"num_states must be at least 3, got {num_states}.")
+    num_states = check_count("num_states", num_states, 3)
     last = num_states - 1
     P, r = np.zeros((num_states, 2, num_states)), np.zeros((num_states, 2))
     for s in range(num_states):
@@ -125,16 +134,14 @@ def random_walk(
     with probability 1/2, and leaving pays ``left`` or ``right``. It starts in the middle.
 
     Raises:
-        InputError: no live state.
+        InputError: ``num_states`` is no whole number or zero, or a reward is no number.
 
     Example:
         >>> random_walk().r[:, 0].tolist()
         [0.0, 0.0, 0.0, 0.0, 0.0, 0.5, 0.0]
     """
-    if num_states < 1:
-        raise InputError(f"num_states must be at least 1, got {num_states}.")
-    last = num_states + 1
-    pays = {0: left, last: right}
+    last = check_count("num_states", num_states) + 1
+    pays = {0: check_number("left", left), last: check_number("right", right)}
     rows = [(s, 0, t, 0.5, pays.get(t, 0.0)) for s in range(1, last) for t in (s - 1, s + 1)]
     states = np.arange(last + 1)
     start = (states == (last + 1) // 2).astype(float)

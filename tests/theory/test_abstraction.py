@@ -1,4 +1,4 @@
-"""Theorem 3: conditions and conclusions for given labels, the merged model, the coarsest bisimulation."""
+"""Theorem 3: conditions and conclusions for given labels; merging is in ``test_aggregate``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from theory import Features, InputError, Policy, Problem, TabularMDP, Weights, c
 from theory.abstraction import check_abstraction
 from theory.aggregate import aggregate_model
 from theory.bisimulation import coarsest_bisimulation, coarsest_pair_labels
-from theory.labels import join_equal, spread
+from theory.labels import spread
 from theory.value_error import value_error
 
 PAIR = "pair label is a function of state label and action"
@@ -240,7 +240,7 @@ def test_no_approximate_statement_is_made_about_control_without_discount():
 
 def test_labels_may_be_words():
     report = check_abstraction(tied(), ["x", "x"], [["go", "go"], ["go", "go"]])
-    assert report.verdict == "pass" and report.data["pair_classes"] == 1
+    assert report.verdict == "pass" and report.data["live_pair_classes"] == 1
 
 
 @pytest.mark.parametrize(
@@ -248,7 +248,13 @@ def test_labels_may_be_words():
     [
         ([0], [[0, 1], [0, 1]], 0.0, "state_labels"),
         ([0, 0], [0, 1], 0.0, "pair_labels"),
-        ([0, 0], [[0, 1], [0, 1]], -1.0, "tol"),
+        ([0, 0], [[0, 1], [0, 1]], -1.0, "tol must be at least 0"),
+        ([0, 0], [[0, 1], [0, 1]], "a", "tol must be a number"),
+        ([0, 0], [[0, 1], [0, 1]], float("nan"), "tol must be"),
+        ([0, [1]], [[0, 1], [0, 1]], 0.0, "state_labels must be an array, every row of the same length"),
+        ([0, 0], [[0, 1], [0]], 0.0, "pair_labels must be an array, every row of the same length"),
+        ([None, 0], [[0, 1], [0, 1]], 0.0, "state_labels must be of one kind"),
+        ([float("nan"), 0], [[0, 1], [0, 1]], 0.0, "state_labels must not be NaN"),
     ],
 )
 def test_wrong_arguments_are_named(states, pairs, tol, message):
@@ -261,113 +267,6 @@ def test_a_policy_for_other_states_is_refused():
         check_abstraction(tied(), [0, 0], [[0, 1], [0, 1]], Policy([[0.5, 0.5]]))
 
 
-def random_aggregate(seed: int) -> tuple[Problem, np.ndarray]:
-    rng = np.random.default_rng(seed)
-    n = int(rng.integers(3, 9))
-    chain = rng.dirichlet(np.ones(n) * 0.5, n) * (rng.uniform(0.5, 1.0, (n, 1)) if seed % 2 else 1.0)
-    labels = np.append([0, 1, 2], rng.integers(0, 3, n - 3))
-    mu = rng.dirichlet(np.ones(n) * 3)
-    return Problem.from_chain(chain, rng.normal(size=n), np.eye(3)[labels], mu, 0.9), labels
-
-
-@given(seeds)
-@few
-def test_merging_is_the_linear_model_of_one_hot_labels(seed):
-    """Theorem 3 is theorem 2 with one-hot features: same error, residuals that fit together."""
-    problem, labels = random_aggregate(seed)
-    merged, split = aggregate_model(problem, labels), value_error(problem)
-    np.testing.assert_allclose(merged.error, split.error, atol=1e-10)
-    np.testing.assert_allclose(merged.q_hat, split.w, atol=1e-10)
-    G = np.linalg.inv(np.eye(problem.n) - 0.9 * problem.dense_P)
-    np.testing.assert_allclose(G @ merged.eps_r, split.reward, atol=1e-10)
-    np.testing.assert_allclose(0.9 * G @ merged.eps_p @ merged.q_hat, split.dynamics, atol=1e-10)
-
-
-@given(seeds)
-@few
-def test_the_merged_identity_and_its_bounds_hold(seed):
-    problem, labels = random_aggregate(seed)
-    merged = aggregate_model(problem, labels)
-    assert merged.identity_residual <= merged.tolerance < 1e-9
-    assert np.all(abs(merged.error) <= merged.B1 + merged.tolerance)
-    assert merged.B1.max() <= merged.S1 + merged.tolerance
-    assert merged.hoelder * (1 + 1e-12) >= merged.S1
-    if seed % 2 == 0:
-        one_norm = abs(merged.eps_p).sum(axis=1).max()
-        loose = (abs(merged.eps_r).max() + 0.9 * one_norm * np.ptp(merged.q_hat) / 2) / 0.1
-        assert merged.hoelder == pytest.approx(loose, rel=1e-9)
-
-
-def test_the_merged_identity_catches_a_wrong_chain():
-    problem, labels = random_aggregate(4)
-    mdp_like = aggregate_model(problem, labels)
-    wrong = Problem.from_chain(problem.dense_P[::-1], problem.r, problem.Z, problem.mu, 0.9)
-    assert abs(aggregate_model(wrong, labels).error - mdp_like.error).max() > 1e-3
-
-
-def test_labels_of_the_wrong_shape_are_refused():
-    problem, labels = random_aggregate(0)
-    with pytest.raises(InputError, match="pair_labels"):
-        aggregate_model(problem, labels[:-1])
-    with pytest.raises(InputError, match="pair_labels"):
-        aggregate_model(problem, np.zeros((2, 2)))
-
-
-def ring_of_eight() -> TabularMDP:
-    """Return C07: eight states on a ring with lazy steps, rewards of period four; coarsest: four classes.
-
-    The probabilities are summed in two orders, so that equal ones differ in their last bit.
-    """
-    P = np.zeros((8, 1, 8))
-    for s in range(8):
-        ahead = [(0.1 + 0.2) + 0.3, 0.1 + (0.2 + 0.3)][s // 4]
-        P[s, 0, (s + 1) % 8] = ahead / 2
-        P[s, 0, (s + 5) % 8] = ahead / 2
-        P[s, 0, s] = 1.0 - ahead
-    return TabularMDP.from_dense(P, np.arange(8)[:, None] % 4, 0.9)
-
-
-def test_rounding_does_not_part_bisimilar_states():
-    mdp = ring_of_eight()
-    assert mdp.P[0, 0, 0] != mdp.P[4, 0, 4], "the trap is armed"
-    assert coarsest_bisimulation(mdp).tolist() == [0, 1, 2, 3, 0, 1, 2, 3]
-
-
-def test_keys_on_a_grid_would_part_numbers_on_either_side_of_a_line():
-    """0.5 and the next number down round to different multiples of any grid with a line between."""
-    step = np.nextafter(0.5, 0.0)
-    P = np.array([[[0.5, 0.5]], [[step, 1.0 - step]]])
-    assert coarsest_bisimulation(TabularMDP.from_dense(P, [[2.5], [np.nextafter(2.5, 0.0)]], 0.9)).max() == 0
-
-
-def partitions(n: int):
-    """Yield every partition of n states as labels in order of first appearance."""
-    for labels in itertools.product(range(n), repeat=n):
-        if all(label <= max(labels[:i], default=-1) + 1 for i, label in enumerate(labels)):
-            yield np.array(labels)
-
-
-@given(seeds)
-@few
-def test_the_coarsest_bisimulation_is_the_smallest_partition_that_is_one(seed):
-    """Compared with all partitions of five states; two of the five are copies of others."""
-    rng = np.random.default_rng(seed)
-    P = rng.dirichlet(np.ones(5), (5, 2)) if seed % 2 else np.eye(5)[rng.integers(0, 5, (5, 2))]
-    r = rng.integers(0, 2, (5, 2)).astype(float)
-    P[3], r[3] = P[0], r[0]
-    r[4] = r[1]
-    mdp = TabularMDP.from_dense(P, r, 0.9)
-    valid = []
-    for labels in partitions(5):
-        ahead = mdp.P @ np.eye(5)[labels]
-        same = labels[:, None] == labels
-        fits = [np.ptp(np.column_stack([r, ahead.reshape(5, -1)])[row], axis=0).max() < 1e-9 for row in same]
-        if all(fits):
-            valid.append(labels)
-    coarsest = min(valid, key=max)
-    assert coarsest_bisimulation(mdp).tolist() == coarsest.tolist()
-
-
 @given(seeds)
 @few
 def test_the_coarsest_bisimulation_passes_the_check_and_finds_the_lumps(seed):
@@ -378,22 +277,6 @@ def test_the_coarsest_bisimulation_passes_the_check_and_finds_the_lumps(seed):
     pairs = coarsest_pair_labels(case.mdp, labels)
     assert len(np.unique(pairs)) == 6
     assert check_abstraction(case.mdp, labels, pairs, case.policy).verdict == "pass"
-
-
-def test_terminal_states_share_one_class_and_no_live_state_joins_it():
-    """State 0 pays nothing for ever but never ends; the two ends have different labels in no sense."""
-    P = [[[1.0, 0, 0]], [[0, 1.0, 0]], [[0, 0, 1.0]]]
-    mdp = TabularMDP.from_dense(P, np.zeros((3, 1)), 0.9, terminal=[False, True, True])
-    assert coarsest_bisimulation(mdp).tolist() == [0, 1, 1]
-
-
-def test_a_tolerance_joins_what_is_close():
-    P = np.full((2, 1, 2), 0.5)
-    mdp = TabularMDP.from_dense(P, [[0.0], [0.01]], 0.9)
-    assert coarsest_bisimulation(mdp).max() == 1
-    assert coarsest_bisimulation(mdp, tol=0.02).max() == 0
-    with pytest.raises(InputError, match="tol"):
-        coarsest_bisimulation(mdp, tol=-0.1)
 
 
 def test_one_bad_class_among_good_ones_is_enough():
@@ -410,18 +293,89 @@ def test_the_loss_of_a_policy_and_the_room_that_a_tolerance_gives():
     worst = check_abstraction(mdp, [0], [[0, 1]], Policy.from_actions([1], 2))
     assert worst.data["loss_of_policy"] == pytest.approx(2.0)
     best = check_abstraction(mdp, [0], [[0, 1]], Policy.from_actions([0], 2), tol=0.1)
-    assert best.condition(Q_POLICY).threshold == pytest.approx(2 * 2 * (0.1 + 0.5 * 0.1 * 2 / 2))
+    room = 2 * 2 * (0.1 + 0.5 * 0.1 * 2 / 2)
+    assert best.condition(Q_POLICY).threshold == pytest.approx(room)
+    assert best.condition(Q_BEST).threshold == best.condition(BEST).threshold == pytest.approx(room)
 
 
-def test_an_end_counts_as_a_class_of_value_zero():
-    """Both rows have value near 1, one ends: the span is from 0, the ended mass counts."""
-    problem = Problem.from_chain([[0.5, 0.0], [0.0, 0.0]], [1.0, 1.0], [1.0, 1.0], [0.5, 0.5], 0.5)
-    merged = aggregate_model(problem, [0, 0])
-    q = 1.0 / (1.0 - 0.5 * 0.25)
-    assert merged.q_hat == pytest.approx([q])
-    assert merged.hoelder == pytest.approx(4 / 3 * 0.5 * 0.5 * q / 2)
+def all_end(rewards) -> TabularMDP:
+    """Return one action a state; every state but the last pays once and ends in the last."""
+    S = len(rewards)
+    P = np.tile(np.eye(S)[-1], (S, 1)).reshape(S, 1, S)
+    return TabularMDP.from_dense(P, np.reshape(rewards, (S, 1)), 0.9, terminal=np.arange(S) == S - 1)
 
 
-def test_joining_refines_the_classes_there_are():
-    same = np.zeros((3, 1))
-    assert join_equal(same, np.array([1e-9]), np.array([0, 1, 0])).tolist() == [0, 1, 0]
+def test_a_large_reward_elsewhere_does_not_make_others_equal():
+    report = check_abstraction(all_end([1e15, 1, 2, 0]), [0, 1, 1, 2], [[0], [1], [1], [2]])
+    condition = report.condition(REWARD)
+    assert condition.holds is False and condition.value == 0.5 and condition.threshold < 1e-13
+    assert (report.verdict, report.residual, report.tolerance) == ("fail", 0.5, condition.threshold)
+    assert "state 1, action 0" in condition.why or "state 2, action 0" in condition.why
+
+
+@pytest.mark.parametrize(("factor", "equal"), [(1 + 4e-16, True), (1 + 4e-15, True), (1 + 1e-13, False)])
+@pytest.mark.parametrize("size", [1e-20, 1.0, 1e15])
+def test_rewards_are_equal_up_to_the_rounding_of_their_own_size(size, factor, equal):
+    report = check_abstraction(all_end([size, factor * size, 7.0, 0]), [0, 0, 1, 2], [[0], [0], [1], [2]])
+    assert report.condition(REWARD).holds is equal
+
+
+def test_of_two_classes_the_one_beyond_its_own_rounding_is_named():
+    """The rewards of class 0 are 1 apart, which is rounding at 1e16; those of class 1 by 1e-3 only."""
+    mdp = all_end([1e16, 1e16 + 2.0, 1.0, 1.001, 0])
+    report = check_abstraction(mdp, [0, 0, 1, 1, 2], [[0], [0], [1], [1], [2]])
+    assert report.residual == pytest.approx(0.0005) and "state 2" in report.condition(REWARD).why
+
+
+def test_the_end_counts_in_the_distance_of_two_distributions():
+    """One state ends with probability one, the other half of the time: each is 1/4 + 1/4 from the mean."""
+    P = [[[0, 0, 1]], [[0.5, 0, 0.5]], [[0, 0, 1]]]
+    mdp = TabularMDP.from_dense(P, [[1], [1], [0]], 0.9, terminal=[False, False, True])
+    assert check_abstraction(mdp, [0, 0, 1], [[0], [0], [1]]).condition(TRANSITION).value == 0.5
+
+
+@pytest.mark.parametrize(("step", "equal"), [(1e-14, True), (1e-12, False)])
+def test_probabilities_are_equal_up_to_the_rounding_of_one(step, equal):
+    P = np.array([[[0.5, 0.5, 0]], [[0.5 - step, 0.5, step]], [[0, 0, 1]]])
+    mdp = TabularMDP.from_dense(P, np.ones((3, 1)), 0.9)
+    assert check_abstraction(mdp, [0, 0, 1], [[0], [0], [1]]).condition(TRANSITION).holds is equal
+    policy = Policy([[0.5, 0.5], [0.5 - step, 0.5 + step]])
+    assert check_abstraction(tied(), [0, 0], [[0, 1], [0, 1]], policy).condition(POLICY).holds is equal
+
+
+def zero_sum_cycles(rewards) -> TabularMDP:
+    """Return two cycles of two states at gamma = 1, action 1 ends: no bound on optimal values is proved."""
+    P = np.zeros((5, 2, 5))
+    P[0, 0, 1] = P[1, 0, 0] = P[2, 0, 3] = P[3, 0, 2] = P[4, 0, 4] = 1.0
+    P[:, 1, 4] = 1.0
+    return TabularMDP.from_dense(P, [*rewards, [0, 0]], 1.0, terminal=np.arange(5) == 4)
+
+
+CYCLES = ([0, 1, 0, 1, 2], [[0, 1], [2, 3], [0, 1], [2, 3], [4, 4]])
+
+
+def test_nothing_is_claimed_of_optimal_values_without_a_proved_bound():
+    report = check_abstraction(zero_sum_cycles([[1, 5], [-1, 4], [1, 5], [-1, 4]]), *CYCLES)
+    assert report.verdict == "inconclusive"
+    assert [name for name, held in holds(report).items() if held is None] == [Q_BEST, BEST]
+    assert report.condition(Q_BEST).threshold == np.inf
+    assert report.data["states_with_ties"] is None
+
+
+def test_a_condition_that_fails_is_a_failure_with_or_without_a_bound():
+    report = check_abstraction(zero_sum_cycles([[1, 5], [-1, 4], [1, 7], [-1, 6]]), *CYCLES)
+    assert report.verdict == "fail"
+    assert not report.condition(REWARD).holds and report.condition(Q_BEST).holds is None
+
+
+def test_classes_are_counted_among_live_states_and_pairs():
+    case = Lumped(3)
+    data = check_abstraction(case.mdp, case.states, case.pairs).data
+    assert (data["live_state_classes"], data["live_pair_classes"], len(data["class_actions"])) == (3, 5, 3)
+
+
+def test_a_faint_chance_to_end_without_discount_is_a_chance_to_end():
+    P = [[[1.0 - 1e-13, 1e-13]], [[0, 1]]]
+    mdp = TabularMDP.from_dense(P, [[1], [0]], 1.0, terminal=[False, True])
+    report = check_abstraction(mdp, [0, 1], [[0], [1]], Policy.uniform(mdp))
+    assert report.verdict == "pass" and report.data["merged_error"] < 1e13

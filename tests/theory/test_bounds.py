@@ -318,9 +318,12 @@ def test_lanczos_finds_the_norm_that_dense_algebra_finds(monkeypatch):
     problem = Problem.from_chain(
         chain, rng.normal(size=60), rng.normal(size=(60, 3)), rng.dirichlet(np.ones(60) * 5), 0.9
     )
-    dense = weighted_norms(problem).resolvent
+    root = np.sqrt(problem.mu)
+    G = np.linalg.inv(np.eye(60) - 0.9 * problem.dense_P)
+    expected = np.linalg.norm(root[:, None] * G / root, 2)
+    assert weighted_norms(problem).resolvent == pytest.approx(expected, rel=1e-12)
     monkeypatch.setattr("theory.weighted_norms.DENSE_ROWS", 1)
-    assert weighted_norms(problem).resolvent == pytest.approx(dense, rel=1e-9)
+    assert weighted_norms(problem).resolvent == pytest.approx(expected, rel=1e-9)
 
 
 def test_infinite_values_are_refused():

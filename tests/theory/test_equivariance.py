@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
-from theory import Problem, td_fixed_point
+from theory import Features, Policy, Problem, TabularMDP, Weights, td_fixed_point
 from theory.bounds import bounds
-from theory.equivariance import change_of_basis, check_equivariances, listed
+from theory.equivariance import _same_spectrum, change_of_basis, check_equivariances, listed
 from theory.theorem1 import check_fixed_point_equivalence
 from theory.value_error import value_error
 from theory.whitening import whiten
@@ -128,6 +128,35 @@ def test_one_row_reached_outside_the_data_is_enough_to_guess():
     assert report.condition(BASIS).holds is None
 
 
+def test_features_that_nearly_vanish_outside_the_data_are_a_guess_too():
+    """On the data the features are equal, on the row that follows they differ by a millionth."""
+    problem = Problem.from_chain(TVR, [1, 1], [[1, 1], [1, 1 + 1e-6]], [1.0, 0.0], 0.5)
+    assert check_equivariances(problem).condition(BASIS).holds is None
+
+
+def test_constants_a_billionth_outside_the_span_are_outside():
+    condition = check_equivariances(Problem.from_chain(TVR, [1, 1], [[1], [1 + 1e-9]], HALF, 0.5)).condition(
+        PREDICTED
+    )
+    assert condition.holds is None and "outside the span" in condition.why
+
+
+def test_large_features_outside_the_data_make_the_spectrum_less_certain():
+    """Each row leads outside, to 1e8 times features that cancel: the model is 0 but for rounding of 1e8."""
+    rng = np.random.default_rng(0)
+    Z, mu = rng.normal(size=(4, 2)), rng.dirichlet(np.ones(4) * 3)
+    root = np.sqrt(mu)[:, None]
+    Q, B = np.linalg.qr(root * Z)[0], rng.normal(size=(4, 2))
+    outside = 1e8 * (B - Q @ (Q.T @ B)) / root
+    chain, every = np.kron([[0, 1], [0, 1]], np.eye(4)), np.append(mu, np.zeros(4))
+    one, other = (
+        Problem.from_chain(chain, np.ones(8), np.vstack([Z, outside]) @ T, every, 0.9)
+        for T in (np.eye(2), change_of_basis(2))
+    )
+    condition = _same_spectrum(one, other)
+    assert condition.holds and condition.value > 1e-10
+
+
 def test_constants_that_only_the_data_see_are_not_claimed_to_shift():
     """The feature is 1 on the data and 2 on a row that follows."""
     report = check_equivariances(Problem.from_chain(TVR, [1, 1], [[1], [2]], [1.0, 0.0], 0.4))
@@ -211,13 +240,96 @@ def test_a_bias_is_caught_by_scaling_alone(monkeypatch):
     assert failed == [SCALED]
 
 
-def test_a_model_that_depends_on_the_basis_is_caught(monkeypatch):
+@pytest.mark.parametrize("bias", [1e-6, 1e-10])
+def test_a_model_that_depends_on_the_basis_is_caught(monkeypatch, bias):
     problem = random_problem(7)
 
     def biased(problem: Problem):
         white = whiten(problem)
-        return replace(white, M=white.M + 1e-6 * problem.Z[0, 0] * np.eye(white.rank))
+        return replace(white, M=white.M + bias * problem.Z[0, 0] * np.eye(white.rank))
 
     monkeypatch.setattr("theory.equivariance.whiten", biased)
     failed = [c.name for c in check_equivariances(problem).conditions if c.holds is False]
     assert failed == [SPECTRUM]
+
+
+THREE = [[0.2, 0.8, 0.0], [0.5, 0.2, 0.3], [0.1, 0.3, 0.6]]
+
+
+def three_rows(Z) -> Problem:
+    return Problem.from_chain(THREE, [1, 2, -1], Z, [0.3, 0.3, 0.4], 0.9)
+
+
+def test_columns_of_very_different_size_are_mixed_without_losing_digits():
+    """Mixed as they are, 1e-8 would be lost in 1e8."""
+    report = check_equivariances(three_rows([[1e8, 1e-8], [2e8, -1e-8], [3e8, 4e-8]]))
+    assert report.verdict == "pass"
+    assert report.condition(BASIS).holds and report.condition(SPECTRUM).holds
+
+
+def test_columns_are_levelled_exactly_so_that_limits_are_those_of_level_features():
+    """Features 1 and 2 have D-norm 1.58, which is level; 1024 times them is the same when levelled."""
+    small, large = (
+        check_equivariances(Problem.from_chain(TVR, [1, 1], [[size], [2 * size]], HALF, 0.5)).data
+        for size in (1.0, 1024.0)
+    )
+    assert small["step_size_limit_after"] == large["step_size_limit_after"] == pytest.approx(2 / 9, rel=1e-12)
+    assert large["step_size_limit"] == pytest.approx(2.0 / 1024**2, rel=1e-12)
+
+
+@pytest.mark.parametrize("distance", [0.0, 1e-17, 1e-15, 4e-15, 1e-14, 1e-13, 1e-12])
+def test_nearly_parallel_features_are_no_failure(distance):
+    report = check_equivariances(three_rows([[1, 1], [2, 2], [3, 3 + distance]]))
+    assert report.verdict in ("pass", "inconclusive"), report.to_markdown()
+
+
+def test_a_rank_that_the_change_moves_leaves_the_values_open(monkeypatch):
+    def rank_counts_features(problem: Problem):
+        report = check_fixed_point_equivalence(problem)
+        return replace(report, data=dict(report.data) | {"rank": 1 if problem.r[0] < 0.0 else 2})
+
+    problem = Problem.from_chain(THREE, [1, 2, -1], np.eye(3)[:, :2], [0.3, 0.3, 0.4], 0.9)
+    monkeypatch.setattr("theory.equivariance.check_fixed_point_equivalence", rank_counts_features)
+    condition = check_equivariances(problem).condition(SCALED)
+    assert condition.holds is None and "rank" in condition.why
+
+
+def test_a_weight_as_good_as_zero_is_no_data():
+    """With weight 1e-35 on row 1 two features have rank one, and what they say about row 1 is a guess."""
+    problem = Problem.from_chain([HALF, HALF], [1, 0], [[1, 2], [3, 1]], [1, 1e-35], 0.9)
+    report = check_equivariances(problem)
+    assert report.verdict == "pass"
+    assert [report.condition(name).holds for name in (BASIS, SPECTRUM, PREDICTED)] == [None] * 3
+
+
+def test_features_that_are_dependent_everywhere_are_no_guess():
+    """Row 2 has no weight and is reached, but the copy of a feature vanishes there too."""
+    Z = np.array([[1.0, 2.0], [2.0, -1.0], [1.0, 1.0]])
+    doubled = np.column_stack([Z, Z[:, 0]])
+    report = check_equivariances(Problem.from_chain(THREE, [1, 2, -1], doubled, [0.5, 0.5, 0.0], 0.9))
+    assert report.condition(BASIS).holds and report.condition(SPECTRUM).holds
+
+
+def test_at_gamma_one_every_run_must_end_for_true_values_to_shift():
+    """Row 0 may end, row 1 never does."""
+    problem = Problem.from_chain([[0.5, 0.0], [0.0, 1.0]], [1, 1], np.eye(2), [1.0, 0.0], 1.0)
+    condition = check_equivariances(problem).condition(TRUE)
+    assert condition.holds is None and "infinite" in condition.why
+
+
+def test_a_faint_chance_to_end_known_from_the_mdp_is_an_end():
+    """State 0 stays but for 1e-13, which as a bare row sum would be rounding, its values infinite."""
+    P = [[[1.0 - 1e-13, 0.0, 1e-13]], [[0, 0, 1]], [[0, 0, 1]]]
+    mdp = TabularMDP.from_dense(P, [[1], [1], [0]], 1.0, terminal=[False, False, True])
+    problem = Problem(mdp, Policy.uniform(mdp), Features.one_hot(mdp), Weights([[0], [1], [0]]))
+    assert check_equivariances(problem).condition(TRUE).holds
+
+
+@pytest.mark.parametrize("missing", [9e-13, -5e-10])
+def test_rows_that_sum_to_one_roughly_shift_roughly(missing):
+    """A row of 1 - 9e-13 does not end, yet G 1 is not 1 / (1 - gamma) to the last digit."""
+    report = check_equivariances(Problem.from_chain([[1.0 - missing]], [1], [[1]], [1], 0.99))
+    for name in (TRUE, PREDICTED):
+        condition = report.condition(name)
+        assert condition.holds and condition.value > 1e3 * abs(missing)
+        assert condition.threshold < 1e2 * condition.value

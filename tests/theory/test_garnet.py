@@ -52,10 +52,23 @@ def test_subsets_are_distinct_and_uniform(size, limit):
     assert ((counts - expected) ** 2 / expected).sum() < 30.0  # chi-square, at most 9 degrees of freedom
 
 
-@pytest.mark.parametrize("seed", [-1, 2**64])
-def test_a_seed_out_of_range_is_refused(seed):
-    with pytest.raises(InputError, match=r"seed must be from 0 to 2\*\*64 - 1"):
+@pytest.mark.parametrize(
+    ("seed", "message"),
+    [
+        (-1, "seed must be at least 0, got -1"),
+        (2**64, r"seed must be from 0 to 2\*\*64 - 1, got 18446744073709551616"),
+        (1.5, "seed must be a whole number, got 1.5"),
+        (None, "seed must be a whole number, got None"),
+    ],
+)
+def test_a_seed_out_of_range_is_refused(seed, message):
+    with pytest.raises(InputError, match=message):
         garnet(2, 1, 1, 0.9, seed=seed)
+
+
+def test_the_largest_seed_is_a_seed():
+    assert SplitMix64(2**64 - 1).bits(2).tolist() == plain_splitmix(2**64 - 1, 2)
+    assert SplitMix64(np.int64(7)).bits(1).tolist() == plain_splitmix(7, 1)
 
 
 @given(
@@ -99,10 +112,16 @@ def test_a_seed_names_one_garnet_for_good():
 @pytest.mark.parametrize(
     ("sizes", "ends", "message"),
     [
-        ((0, 1, 1), 0, "at least one state"),
-        ((2, 1, 3), 0, "at most as many successors"),
-        ((2, 1, 0), 0, "branching 0"),
+        ((0, 1, 1), 0, "num_states must be at least 1, got 0"),
+        ((2, 0, 1), 0, "num_actions must be at least 1, got 0"),
+        ((2, 1, 3), 0, "branching must be at most the 2 states, got 3"),
+        ((2, 1, 0), 0, "branching must be at least 1, got 0"),
         ((2, 1, 1), 2, "num_terminal must be from 0 to 1, got 2"),
+        ((2, 1, 1), -1, "num_terminal must be at least 0, got -1"),
+        ((3.5, 1, 1), 0, "num_states must be a whole number, got 3.5"),
+        ((3, 1.0, 1), 0, "num_actions must be a whole number, got 1.0"),
+        ((3, 1, "2"), 0, "branching must be a whole number, got '2'"),
+        ((3, 1, 1), 0.5, "num_terminal must be a whole number, got 0.5"),
     ],
 )
 def test_bad_sizes_are_named(sizes, ends, message):

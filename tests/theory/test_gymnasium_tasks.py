@@ -176,12 +176,26 @@ def test_states_that_no_run_visits_do_not_make_an_end_ambiguous():
     ("table", "message"),
     [
         ({0: {0: [(0.6, 0, 0.0, False), (0.5, 0, 0.0, False)]}}, "sum to 1, got 1.1 at state 0, action 0"),
-        ({0: {0: [(float("nan"), 0, 0.0, False)]}}, "Probability nan .* at state 0, action 0"),
+        ({0: {0: [(float("nan"), 0, 0.0, False)]}}, "Probability at state 0, action 0 must .* got nan"),
         (
             {0: {0: [(1.0, 0, 0.0, False)], 1: [(-1.0, 0, 0.0, False)]}},
-            "Probability -1.0 .* state 0, action 1",
+            "Probability at state 0, action 1 must be at least 0 and finite, got -1.0",
         ),
-        ({0: {0: [(1.0, 0, float("inf"), False)]}}, "reward inf at state 0, action 0"),
+        ({0: {0: [("a", 0, 0.0, False)]}}, "Probability at state 0, action 0 must be a number .* got 'a'"),
+        ({0: {0: [(1.0, 0, float("inf"), False)]}}, "Reward at state 0, action 0 must be finite, got inf"),
+        ({0: {0: [(1.0, 0, "a", False)]}}, "Reward at state 0, action 0 must be a number"),
+        (
+            {0: {0: [(1.0, 0.5, 0.0, False)]}},
+            "Next state at state 0, action 0 must be a whole number, got 0.5",
+        ),
+        ({0: {0: [(1.0, -1, 0.0, False)]}}, "Next state at state 0, action 0 must be at least 0, got -1"),
+        ({0: {0: [(1.0, 0, 0.0)]}}, r"An outcome is .* got \(1.0, 0, 0.0\) at state 0, action 0"),
+        ({0: {0: [1.0]}}, "An outcome is .* got 1.0 at state 0, action 0"),
+        ({0: 5}, "each action of state 0 to its outcomes, got 5"),
+        (
+            {0: {0: [(1.0, 0, 0.0, False)]}, 1: {0: [(1.0, 0, 0.0, False)], 1: [(1.0, 0, 0.0, False)]}},
+            "The table has nothing for state 0, action 1",
+        ),
         ({0: {0: [(1.0, 3, 0.0, False)]}}, "Next state 3 at state 0, action 0 does not exist; there are 1"),
         ({0: {0: [(1.0, 0, 0.0, False)]}, 1: {}}, "nothing for state 1, action 0"),
         ({}, "needs an environment with a table"),
@@ -202,6 +216,18 @@ def test_an_environment_without_a_table_or_a_bare_name_is_refused():
 def test_a_start_of_another_length_is_refused():
     with pytest.raises(InputError, match="each of the 1 states, got 2"):
         TabularMDP.from_gym(Toy({0: {0: [(1.0, 0, 0.0, False)]}}, [0.5, 0.5]), 0.9)
+    with pytest.raises(InputError, match="initial_state_distrib must be at least 0 and finite, got nan"):
+        TabularMDP.from_gym(Toy({0: {0: [(1.0, 0, 0.0, False)]}}, [float("nan")]), 0.9)
+
+
+@pytest.mark.parametrize(("miss", "fits"), [(9e-10, True), (-9e-10, True), (2e-9, False), (-2e-9, False)])
+def test_a_row_of_a_table_may_miss_one_by_a_billionth(miss, fits):
+    toy = Toy({0: {0: [(0.5, 0, 0.0, False), (0.5 + miss, 0, 0.0, False)]}})
+    if fits:
+        assert TabularMDP.from_gym(toy, 0.9).P.tolist() == [[[1.0]]]
+        return
+    with pytest.raises(InputError, match="sum to 1"):
+        TabularMDP.from_gym(toy, 0.9)
 
 
 def test_bad_worlds_are_named():
@@ -210,8 +236,16 @@ def test_bad_worlds_are_named():
         (lambda: frozen_lake(desc=["SF", "G"]), "rows of one length"),
         (lambda: frozen_lake(desc=["FF", "FG"]), "with an S"),
         (lambda: frozen_lake(desc=["SX", "FG"]), "letters S, F, H, G"),
+        (lambda: frozen_lake(desc=[]), "rows of one length"),
+        (lambda: frozen_lake(desc=[""]), "rows of one length"),
+        (lambda: frozen_lake(desc=[1, 2]), "rows of one length"),
+        (lambda: frozen_lake([]), "map_name must be one of 4x4, 8x8"),
         (lambda: river_swim(2), "num_states must be at least 3, got 2"),
+        (lambda: river_swim(6.5), "num_states must be a whole number, got 6.5"),
         (lambda: random_walk(0), "num_states must be at least 1, got 0"),
+        (lambda: random_walk(5.0), "num_states must be a whole number, got 5.0"),
+        (lambda: random_walk(right="a"), "right must be a number"),
+        (lambda: random_walk(left=float("nan")), "left must be finite"),
     ):
         with pytest.raises(InputError, match=message):
             make()

@@ -94,7 +94,7 @@ def test_float32_is_accepted_and_its_rows_sum_to_one_in_float64():
         ({"gamma": 1.1}, r"gamma must lie in \[0, 1\], got 1.1"),
         ({"gamma": -0.1}, r"gamma must lie in \[0, 1\], got -0.1"),
         ({"gamma": float("nan")}, r"gamma must lie in \[0, 1\], got nan"),
-        ({"gamma": "much"}, "gamma must be a number from 0 to 1, got 'much'"),
+        ({"gamma": "much"}, r"gamma must be a number and lie in \[0, 1\], got 'much'"),
         ({"terminal": [True, True, True]}, "Every state is terminal"),
         ({"terminal": [0, 0, 1]}, "True or False for each state, got int64"),
         ({"terminal": [True]}, r"terminal must have shape \(3,\)"),
@@ -148,7 +148,15 @@ def test_transitions_are_collected_and_repeated_ones_summed():
     ("rows", "message"),
     [
         ([], "at least one transition"),
-        ([(0, 0, 0, 1.0)], "row 0 has 4 entries"),
+        ([(0, 0, 0, 1.0)], r"next_state, probability, reward\); row 0 is \(0, 0, 0, 1.0\)"),
+        ([(0, 0, 0, 1.0, 0.0), 7], r"row 1 is 7"),
+        ([(0.7, 0, 0, 1.0, 0.0)], "state must be a whole number, got 0.7 at row 0"),
+        ([(0, -0.5, 0, 1.0, 0.0)], "action must be a whole number, got -0.5 at row 0"),
+        ([(0, 0, 0, 1.0, 0.0), (0, 0, 0.5, 1.0, 0.0)], "next state must be a whole number, got 0.5 at row 1"),
+        ([(1e30, 0, 0, 1.0, 0.0)], r"state must be a whole number, got 1e\+30 at row 0"),
+        ([(0, 0, 0, 1.5, 0.0), (0, 0, 0, -0.5, 0.0)], "probability must not be negative, got -0.5 at row 1"),
+        ([(0, 0, 0, "a", 0.0)], "rows must hold real numbers"),
+        ([(0, 0, [0], 1.0, 0.0)], "rows must be an array, every row of the same length"),
         ([(0, 0, 0, 1.0, 0.0), (-1, 0, 0, 1.0, 0.0)], "state -1 does not exist"),
         ([(0, 2, 0, 1.0, 0.0)], "action 2 does not exist; there are 1"),
         ([(0, 0, 5, 1.0, 0.0)], "next state 5 does not exist"),
@@ -187,10 +195,23 @@ def test_live_states_are_all_or_those_that_can_be_reached(sources, expected):
     assert mdp.live_states(reachable_from=sources).tolist() == expected
 
 
-@pytest.mark.parametrize("sources", ["end", 5, -1, [0, 9], [0.5, 0.5]])
-def test_a_source_that_does_not_exist_is_refused(sources):
+@pytest.mark.parametrize(
+    ("sources", "message"),
+    [
+        ("end", "reachable_from must be 'start', a state"),
+        (5, "state 5 does not exist; there are 3"),
+        (-1, "state -1 does not exist; there are 3"),
+        ([0, 9], "state 9 does not exist; there are 3"),
+        ([0.5, 0.5], "reachable_from must be 'start', a state"),
+        ([], "reachable_from must be 'start', a state"),
+        ([[0], [0, 1]], "reachable_from must be an array, every row of the same length"),
+        ([np.nan, 1.0, 0.0], "reachable_from must be finite, got nan at state 0"),
+        ([1.0, 1.0, -1.0], "reachable_from must not be negative, got -1 at state 2"),
+    ],
+)
+def test_a_source_that_does_not_exist_is_refused(sources, message):
     mdp = garnet(3, 1, 1, 0.9, seed=0)
-    with pytest.raises(InputError, match=r"reachable_from must be|does not exist; there are 3"):
+    with pytest.raises(InputError, match=message):
         mdp.live_states(sources)
 
 
@@ -221,3 +242,52 @@ def test_exact_rows_sum_to_one_and_stay_near_the_floats(seed):
         abs(float(p) - mdp.rows[i, j]) < 1e-15 for i, row in enumerate(exact.P) for j, p in row.items()
     )
     assert exact.largest_change < 1e-15
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ((1.5, 1), "states of shape must be a whole number, got 1.5"),
+        ((1, 0), "actions of shape must be at least 1, got 0"),
+        ((1, 1, 1), r"shape must be \(states, actions\), got \(1, 1, 1\)"),
+    ],
+)
+def test_a_shape_is_two_whole_numbers(shape, message):
+    with pytest.raises(InputError, match=message):
+        TabularMDP.from_transitions([(0, 0, 0, 1.0, 0.0)], 0.9, shape=shape)
+
+
+def test_whole_numbers_may_come_as_floats_in_one_table():
+    table = np.array([[0, 0, 1, 1.0, 2.0], [1, 0, 0, 1.0, 0.0]])
+    assert TabularMDP.from_transitions(table, 0.5).P[:, 0].tolist() == [[0, 1], [1, 0]]
+
+
+def test_a_complex_sparse_matrix_is_refused_as_a_dense_one_is():
+    with pytest.raises(InputError, match="P must hold real numbers, got an array of complex128"):
+        TabularMDP(sparse.csr_array(1j * np.eye(2)), [[0], [0]], 0.9)
+
+
+def test_rewards_of_transitions_need_dense_transitions():
+    with pytest.raises(InputError, match="P must be a dense array, got a sparse one"):
+        TabularMDP.from_dense(sparse.csr_array(np.eye(1)), [[[1.0]]], 0.9)
+
+
+@pytest.mark.parametrize(
+    ("kind", "within", "beyond"), [("f8", 9e-10, 2e-9), ("f4", 9e-6, 2e-5), ("f2", 9e-3, 2e-2)]
+)
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_row_may_miss_one_by_the_rounding_of_its_type(kind, within, beyond, sign):
+    ends, no_reward = [False, True], np.zeros((2, 1))
+
+    def rows(miss: float) -> np.ndarray:
+        return np.array([[[0.5, 0.5 + sign * miss]], [[0, 1]]], dtype=kind)
+
+    def start(miss: float) -> np.ndarray:
+        return np.array([1.0 + sign * miss, 0.0], dtype=kind)
+
+    mdp = TabularMDP(rows(within), no_reward, 0.9, ends, start(within))
+    assert mdp.P[0].sum() == pytest.approx(1.0, abs=1e-15) and mdp.start[0] == 1.0
+    with pytest.raises(InputError, match="Probabilities must sum to 1"):
+        TabularMDP(rows(beyond), no_reward, 0.9, ends)
+    with pytest.raises(InputError, match="start must sum to 1"):
+        TabularMDP(rows(0.0), no_reward, 0.9, ends, start(beyond))

@@ -48,6 +48,16 @@ def test_float32_probabilities_are_accepted_and_rescaled():
         (lambda: Policy.from_actions([0, 2], 2), "Action 2 at state 1 does not exist; there are 2"),
         (lambda: Policy.from_actions([0, -1]), "Action -1 at state 1 does not exist"),
         (lambda: Policy.from_actions([0.5]), "one whole number a state"),
+        (lambda: Policy.from_actions([0, [1]]), "actions must be an array, every row of the same length"),
+        (lambda: Policy.from_actions([0, 1], 2.5), "num_actions must be a whole number, got 2.5"),
+        (lambda: Policy.from_actions([0, 0], 0), "num_actions must be at least 1, got 0"),
+        (
+            lambda: Policy.epsilon_greedy([[1.0]], "a"),
+            r"epsilon must be a number and lie in \[0, 1\], got 'a'",
+        ),
+        (lambda: Policy.epsilon_greedy([[1.0]], [0.5]), "epsilon must be a number"),
+        (lambda: Policy([[1.0]]).mix(Policy([[1.0]]), None), "weight must be a number"),
+        (lambda: Policy([[1.0]]).mix(np.ones((1, 1)), 0.5), "other must be a Policy, got ndarray"),
         (lambda: Policy([[1.0]]).mix(Policy([[0.5, 0.5]]), 0.5), r"other must have shape \(1, 1\)"),
         (lambda: Policy([[1.0]]).mix(Policy([[1.0]]), -0.1), r"weight must lie in \[0, 1\], got -0.1"),
     ],
@@ -55,3 +65,11 @@ def test_float32_probabilities_are_accepted_and_rescaled():
 def test_bad_policies_are_named(make, message):
     with pytest.raises(InputError, match=message):
         make()
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_row_of_a_policy_may_miss_one_by_a_billionth(sign):
+    near = Policy([[0.5, 0.5], [0.5, 0.5 + sign * 9e-10]])
+    assert near.probs[1].sum() == pytest.approx(1.0, abs=1e-15)
+    with pytest.raises(InputError, match=r"sum to 1, got .* at state 1"):
+        Policy([[0.5, 0.5], [0.5, 0.5 + sign * 2e-9]])

@@ -78,9 +78,9 @@ def test_markdown_has_the_verdict_first_then_the_table_then_the_numbers() -> Non
     assert lines.splitlines() == [
         "TD = model: fail, the statement does not hold on this problem (residual 0.25, tolerance 1e-12).",
         "",
-        "| condition | value | threshold | holds | why |",
-        "|---|---|---|---|---|",
-        "| rank \\| full | 1 | 2 | no | w is not unique |",
+        "| condition | value | threshold | margin | holds | why |",
+        "|---|---|---|---|---|---|",
+        "| rank \\| full | 1 | 2 | -1 | no | w is not unique |",
         "",
         "- gap: inf",
         "- kind: none",
@@ -90,3 +90,26 @@ def test_markdown_has_the_verdict_first_then_the_table_then_the_numbers() -> Non
 def test_markdown_of_a_bare_report_is_its_sentence() -> None:
     text = Report("t", "inconclusive", None, None).to_markdown()
     assert text == "t: inconclusive, nothing can be said on this problem (residual -, tolerance -)."
+
+
+def test_a_number_at_its_threshold_holds_and_beyond_it_does_not() -> None:
+    cases = [Condition.at_most("c", value, 1.0, "why") for value in (0.5, 1.0, 1.5)]
+    assert [(c.holds, c.margin) for c in cases] == [(True, 0.5), (True, 0.0), (False, -0.5)]
+    assert cases[0] == Condition("c", True, 0.5, 1.0, 0.5, "why")
+
+
+@pytest.mark.parametrize(
+    ("value", "threshold"), [(1.0, math.inf), (math.inf, math.inf), (math.nan, 1.0), (1, math.nan)]
+)
+def test_nothing_is_within_a_bound_that_was_not_proved(value: float, threshold: float) -> None:
+    condition = Condition.at_most("c", value, threshold, "why")
+    assert condition.holds is None and condition.margin is None
+
+
+def test_an_infinite_number_exceeds_a_finite_threshold() -> None:
+    assert Condition.at_most("c", math.inf, 1.0, "why").holds is False
+
+
+def test_reports_with_arrays_are_compared_by_identity_and_can_be_kept_in_sets() -> None:
+    one, other = (Report("t", "pass", 0.0, 0.0, (), {"w": np.ones(2)}) for _ in range(2))
+    assert one == one and one != other and len({one, other}) == 2

@@ -13,6 +13,7 @@ from scipy import sparse
 from theory import Problem, model_based_solution
 from theory.certificate import uniform_certificate
 from theory.spectrum import sides_of_axis, sides_of_circle
+from theory.stability import _transient_growth as transient_growth
 from theory.stability import best_step, stability
 
 TO_SECOND = [[0.0, 1.0], [0.0, 1.0]]
@@ -112,6 +113,35 @@ def test_the_transient_growth_is_the_largest_norm_of_a_power() -> None:
     step = np.eye(2) - found.best_step_size * A
     norms = [np.linalg.norm(np.linalg.matrix_power(step, t), 2) for t in range(60)]
     assert found.transient_growth == pytest.approx(max(norms), rel=1e-12) and max(norms) > 1.5
+
+
+@given(seed=st.integers(0, 10**6), d=st.integers(1, 9), slowest=st.sampled_from([0.5, 0.9, 0.99]))
+@settings(max_examples=40, deadline=None)
+def test_the_transient_growth_of_any_triangular_matrix_is_found(seed: int, d: int, slowest: float) -> None:
+    draws = np.random.default_rng(seed)
+    step = np.triu(draws.normal(size=(d, d)), 1) + np.diag(draws.uniform(-slowest, slowest, d))
+    power, norms = np.eye(d), [1.0]
+    for _ in range(1000):
+        power = power @ step
+        norms.append(float(np.linalg.norm(power, 2)))
+        if norms[-1] <= 1.0:
+            break
+    assert transient_growth(step) == pytest.approx(max(norms), rel=1e-10)
+
+
+def test_a_slow_mode_beside_many_fast_ones_takes_few_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten thousand powers of a large matrix, of which two columns are left after a few."""
+    widths: list[int] = []
+    norm = np.linalg.norm
+
+    def counted(power: np.ndarray, *order: int) -> float:
+        widths.append(power.shape[1])
+        return float(norm(power, *order))
+
+    monkeypatch.setattr(np.linalg, "norm", counted)
+    step = np.triu(np.full((60, 60), 0.1), 1) + np.diag([0.99999, -0.99999] + [0.1] * 58)
+    assert transient_growth(step) > 1.0
+    assert len(widths) > 9000 and sum(widths) / len(widths) < 4
 
 
 def test_rescaling_a_feature_can_destabilise_td_but_not_the_rollout() -> None:
@@ -227,16 +257,15 @@ def test_a_row_neither_weighted_nor_reached_does_not_count() -> None:
 
 def test_the_iterative_solver_agrees_with_the_dense_one(monkeypatch: pytest.MonkeyPatch) -> None:
     draws = np.random.default_rng(6)
-    chain = random_chain(draws, 40)
-    problem = Problem.from_chain(
-        sparse.csr_array(chain), np.ones(40), np.ones(40), draws.dirichlet(np.full(40, 5.0)), 0.9
-    )
-    dense = uniform_certificate(problem)
+    chain, mu = sparse.csr_array(random_chain(draws, 40)), draws.dirichlet(np.full(40, 5.0))
+    dense, sparse_one = (Problem.from_chain(chain, np.ones(40), np.ones(40), mu, 0.9) for _ in range(2))
+    expected = uniform_certificate(dense)
     monkeypatch.setattr("theory.certificate.DENSE_ROWS", 10)
-    sparse_one = uniform_certificate(problem)
-    assert sparse_one.tau == pytest.approx(dense.tau, rel=1e-9)
-    assert sparse_one.sigma == pytest.approx(dense.sigma, rel=1e-9)
-    np.testing.assert_allclose(sparse_one.worst_feature, dense.worst_feature, atol=1e-6)
+    found = uniform_certificate(sparse_one)
+    assert found.tau == pytest.approx(expected.tau, rel=1e-9)
+    assert found.sigma == pytest.approx(expected.sigma, rel=1e-9)
+    np.testing.assert_allclose(found.worst_feature, expected.worst_feature, atol=1e-6)
+    assert found.tau_bounds[0] <= expected.tau * (1 + 1e-12) <= found.tau_bounds[1] * (1 + 2e-12)
 
 
 @given(seed=st.integers(0, 10**6), n=st.integers(1, 8), d=st.integers(1, 8), gamma=st.floats(0.3, 0.99))

@@ -18,6 +18,7 @@ from theory import (
     td_fixed_point,
     td_system,
 )
+from theory.theorem1 import discrepancy
 
 TO_SECOND = [[0.0, 1.0], [0.0, 1.0]]
 SWAP = [[0.0, 1.0], [1.0, 0.0]]
@@ -263,3 +264,9 @@ def test_random_problems_never_fail(seed: int, n: int, d: int, gamma: float) -> 
     if report.verdict == "pass":
         assert report.residual is not None and report.tolerance is not None
         assert report.residual <= report.tolerance <= 1e-3
+
+
+def test_a_discrepancy_is_measured_with_features_of_norm_one_and_against_the_reward() -> None:
+    problem = Problem.from_chain([[0.5]], [100.0], [[4.0, 0.0]], [1.0], 0.5)
+    one, two = np.array([1.0, 7.0]), np.array([2.0, -7.0])  # the second feature is zero
+    assert discrepancy(problem, one, two) == pytest.approx(0.04, rel=1e-14)

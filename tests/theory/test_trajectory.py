@@ -109,7 +109,7 @@ def test_every_start_reaches_the_affine_set_of_dependent_features() -> None:
     assert run.error[0] == pytest.approx(abs(4.0 - 1.5) / math.sqrt(2), rel=1e-12)
     assert run.error[-1] < 1e-13
     assert run.predicted_rate == pytest.approx(0.5, rel=1e-12)  # not 1, that of the null space
-    assert run.observed_rate == pytest.approx(0.5, rel=1e-8)
+    assert run.observed_rate == pytest.approx(0.5, rel=1e-6)  # the last errors used are 1e6 roundings
 
 
 def test_where_every_w_is_a_fixed_point_there_is_no_error_and_no_rate() -> None:
