@@ -52,7 +52,8 @@ class BoundLadder:
             the two training losses alone.
         H: :math:`\|G\|_\infty`; finite at :math:`\gamma=1` if everything terminates.
         tightness: truth over bound for every bound that applies, 1 if attained: the median over the
-            rows for B1 to B3, the ratio of norms for the others, bound over truth for ``lower``.
+            rows for B1 to B3 and for S1 to ``published``, so that they compare; the ratio of norms for the
+            bounds on a norm, bound over truth for ``lower``.
         inapplicable: the bounds that are None, and why.
         error_sup: :math:`\|VE\|_\infty`.
         error_D: :math:`\|VE\|_D`.
@@ -161,7 +162,8 @@ def _add_weighted(found: _Found, problem: Problem, parts: OneStep, split: ValueE
     found.best = norms.distance(split.q_true, problem.feature_rows)
     found.factors, found.missing = _factors(norms, problem)
     found.scalars.update({name: factor * found.best for name, factor in found.factors.items()})
-    found.rounding = _weighted_rounding(norms, problem, parts, split, max(found.factors.values(), default=0.0))
+    largest = max(found.factors.values(), default=0.0)
+    found.rounding = _weighted_rounding(norms, problem, parts, split, largest)
     if norms.resolvent is None:
         reason = f"||G||_D was not computed: {norms.not_computed['resolvent']}"
         found.missing.update(residual=reason, loss_to_value=reason)
@@ -267,7 +269,9 @@ def _tightness(
     """Return truth over bound for every bound there is, bound over truth for the lower one."""
     ratios = {name: _median_ratio(error, bound) for name, bound in carried.items()}
     for name, bound in scalars.items():
-        ratios[name] = _ratio(weighted if name in WEIGHTED else sup, bound)
+        ratios[name] = (
+            _ratio(weighted, bound) if name in WEIGHTED else _median_ratio(error, np.full(len(error), bound))
+        )
     if "lower" in scalars:
         ratios["lower"] = _ratio(scalars["lower"], sup)
     return ratios

@@ -60,7 +60,7 @@ def check_policy(mdp: TabularMDP, policy: Policy) -> None:
     """
     probs = getattr(policy, "probs", None)
     if probs is None:
-        raise InputError(f"policy must be a Policy, got a {type(policy).__name__}; use Policy(probabilities).")
+        raise InputError(f"policy must be a Policy, got a {type(policy).__name__}; use Policy(array).")
     if probs.shape != mdp.r.shape:
         raise InputError(
             f"The policy is for {policy.probs.shape[0]} states and {policy.probs.shape[1]} actions, "
@@ -86,7 +86,7 @@ def state_chain(mdp: TabularMDP, policy: Policy) -> StateChain:
         S, A = mdp.r.shape
         pairs = (policy.probs.reshape(-1), (np.repeat(np.arange(S), A), np.arange(S * A)))
         full = sparse.csr_array(sparse.csr_array(pairs, shape=(S, S * A)) @ mdp.P)
-        full = full if len(live) == S else full[live]
+        full = _narrow(full if len(live) == S else full[live])
     return StateChain(
         P=full if len(live) == mdp.num_states else full[:, live],
         r=np.asarray((policy.probs * mdp.r).sum(axis=1)[live]),
@@ -156,7 +156,7 @@ class PairChain:
             return self.P
         if isinstance(self.P, np.ndarray):
             return np.einsum("sa,sat->st", self.probs, self.P.reshape(m, A, m))
-        return sparse.csr_array(self._policy_matrix() @ self.P)
+        return _narrow(sparse.csr_array(self._policy_matrix() @ self.P))
 
     def over_rows(self) -> Matrix:
         r"""Return :math:`P\Pi` multiplied out, (n, n), dense or sparse as ``P`` is."""
@@ -241,10 +241,10 @@ def pair_product(mdp: TabularMDP, policy: Policy, states: Ints) -> tuple[PairCha
     check_policy(mdp, policy)
     rows = (states[:, None] * mdp.num_actions + np.arange(mdp.num_actions)).reshape(-1)
     if len(states) == mdp.num_states:  # nothing to cut, nothing to copy
-        return PairChain(mdp.rows, policy.probs, np.zeros(len(rows), dtype=bool), states), rows
+        return PairChain(_narrow(mdp.rows), policy.probs, np.zeros(len(rows), dtype=bool), states), rows
     ahead = mdp.rows[rows]
     leaves = np.asarray(ahead @ mdp.terminal.astype(np.float64) > 0.0)
-    return PairChain(ahead[:, states], policy.probs[states], leaves, states), rows
+    return PairChain(_narrow(ahead[:, states]), policy.probs[states], leaves, states), rows
 
 
 def pair_chain(mdp: TabularMDP, policy: Policy, states: Ints) -> tuple[Matrix, Ints]:
@@ -259,6 +259,14 @@ def pair_chain(mdp: TabularMDP, policy: Policy, states: Ints) -> tuple[Matrix, I
     """
     chain, rows = pair_product(mdp, policy, states)
     return chain.over_rows(), rows
+
+
+def _narrow(P: Matrix) -> Matrix:
+    """Return a sparse matrix with indices of 32 bits if they suffice: a quarter less to read in a product."""
+    if isinstance(P, np.ndarray) or max(P.nnz, *P.shape) > np.iinfo(np.int32).max:
+        return P
+    parts = (P.data, P.indices.astype(np.int32), P.indptr.astype(np.int32))
+    return sparse.csr_array(parts, shape=P.shape)
 
 
 def longest_row(P: Matrix) -> int:

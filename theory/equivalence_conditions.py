@@ -7,6 +7,8 @@ value. Each names the problem that shows the difference.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from theory.problem import Problem
@@ -14,6 +16,32 @@ from theory.report import Condition
 from theory.spectrum import sides_of_circle
 from theory.stability import td_spectrum
 from theory.whitening import Whitened, whiten
+
+COUNTEREXAMPLES = {
+    "exactly one solution": "tsitsiklis_van_roy_singular",
+    "decidable in float64": "nearly_dependent",
+    "features are independent": "baird_star",
+    "every row has weight": "off_support",
+    "returns are finite": "continuing_undiscounted",
+    "TD is stable": "baird_star_reward_one",
+    "rollout converges": "sign_flip",
+    "would notice an error": "tsitsiklis_van_roy",
+    "stable for every choice of features": "basis_dependence_b",
+}
+"""The catalogue entry in which a condition fails, by the condition's name."""
+
+
+def with_counterexample(condition: Condition) -> Condition:
+    """Return a condition that, unless it holds, names the catalogue entry that shows why it matters.
+
+    Example:
+        >>> with_counterexample(Condition("TD is stable", False, why="else it diverges")).why
+        'else it diverges; see catalogue baird_star_reward_one'
+    """
+    entry = COUNTEREXAMPLES.get(condition.name)
+    if condition.holds or entry is None:
+        return condition
+    return replace(condition, why=f"{condition.why}; see catalogue {entry}")
 
 
 def equivalence_conditions(problem: Problem) -> tuple[Condition, ...]:

@@ -348,9 +348,10 @@ def check_dense(rows: int, what: str, instead: str) -> None:
 
 def _check_count(d: int, limit: int | None, name: str = "d") -> None:
     """Raise unless d is whole and 1 <= d <= limit."""
-    if limit is not None and check_count(name, d, -(2**63)) > limit:
+    if limit is None:
+        check_count(name, d)
+    elif not 1 <= check_count(name, d, -(2**63)) <= limit:
         raise InputError(f"{name} must be at least 1 and at most {limit}, got {d}.")
-    check_count(name, d)
 
 
 def _fix_signs(vectors: Array) -> Array:

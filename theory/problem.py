@@ -139,7 +139,8 @@ class Problem:
 
         Raises:
             InputError: a wrong shape, NaN, a negative probability or weight, a row of more than
-                one, weights that are all zero or do not sum to one, gamma outside [0, 1].
+                one, weights that are all zero or do not sum to one, gamma outside [0, 1], rewards or
+                a feature whose largest size is neither 0 nor from 1e-70 to 1e70.
 
         Example:
             >>> Problem.from_chain([[0.5]], [1.0], [[1.0]], [1.0], 1.0).r

@@ -6,30 +6,19 @@ computed elsewhere; here they are put together.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 
 from theory.bounds import BoundLadder, bounds
+from theory.equivalence_conditions import COUNTEREXAMPLES as COUNTEREXAMPLES
+from theory.equivalence_conditions import with_counterexample
 from theory.problem import Problem
 from theory.report import Condition, Report, Verdict
 from theory.stability import Stability, stability
 from theory.theorem1 import check_fixed_point_equivalence
 from theory.value_error import ValueErrorSplit, value_error
-
-COUNTEREXAMPLES = {
-    "exactly one solution": "tsitsiklis_van_roy_singular",
-    "decidable in float64": "nearly_dependent",
-    "features are independent": "baird_star",
-    "every row has weight": "off_support",
-    "returns are finite": "continuing_undiscounted",
-    "TD is stable": "baird_star_reward_one",
-    "rollout converges": "sign_flip",
-    "would notice an error": "tsitsiklis_van_roy",
-    "stable for every choice of features": "basis_dependence_b",
-}
-"""The catalogue entry in which a condition fails, by the condition's name."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,7 +79,7 @@ def problem_report(
     """
     found = findings or investigate(problem)
     first, stable = found.equivalence, found.stability
-    conditions = [*first.conditions, _uniform(stable)]
+    conditions = [*first.conditions, with_counterexample(_uniform(stable))]
     verdict: Verdict = first.verdict
     data = _about_solution(first, problem) | _about_stability(stable)
     if found.split is not None and found.ladder is not None:
@@ -102,16 +91,9 @@ def problem_report(
         verdict=verdict,
         residual=first.residual,
         tolerance=first.tolerance,
-        conditions=tuple(map(_with_counterexample, conditions)),
+        conditions=tuple(conditions),
         data=data,
     )
-
-
-def _with_counterexample(condition: Condition) -> Condition:
-    entry = COUNTEREXAMPLES.get(condition.name)
-    if condition.holds or entry is None:
-        return condition
-    return replace(condition, why=f"{condition.why}; see catalogue {entry}")
 
 
 def _uniform(found: Stability) -> Condition:

@@ -82,9 +82,9 @@ class _Solver:
         with np.errstate(over="ignore", invalid="ignore"):
             x, solver, iterations = self._raw(b, transposed=False)
             miss = np.abs(b + self.gamma * (self.P @ x) - x) + self._rounding(b, x, self.P, self._terms)
-        if not np.isfinite(x).all():
+        if not np.isfinite(x).all() and np.abs(b).max() > 1e100:
             raise InputError(
-                f"Values of rewards up to {np.abs(b).max():g} exceed float64; divide the rewards by 1e100 or so."
+                f"Values of rewards up to {np.abs(b).max():g} exceed float64; divide the rewards by 1e100."
             )
         return Solved(x, _bound(self.H, float(miss.max())), solver, iterations)
 

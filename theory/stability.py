@@ -24,6 +24,7 @@ from theory.whitening import EPS, whiten
 TDVerdict = Literal["stable", "unstable", "boundary"]
 RolloutVerdict = Literal["converges", "diverges", "boundary"]
 LONGEST_TRANSIENT = 10_000
+TRANSIENT_WORK = 3e8  # multiplications; many slow modes get fewer steps
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,16 +40,17 @@ class Stability:
         step_size_limit: TD converges exactly for step sizes below it; ``None`` unless TD is stable.
         best_step_size: the one of the smallest rate; ``None`` unless TD is stable.
         best_rate: that rate, the spectral radius of :math:`I-\alpha A` on the row space.
-        transient_growth: the largest norm of :math:`(I-\alpha A)^t` over t, up to 10,000, at the best step
-            size; 1 means that the error never grows on the way. ``None`` unless TD is stable.
+        transient_growth: the largest norm of :math:`(I-\alpha A)^t` over t, up to 10,000 (fewer if more than
+            30 modes are slow), at the best step size; 1 means that the error never grows on the way. ``None``
+            unless TD is stable.
         spectral_radius: :math:`\rho(\gamma W_d)`.
         tau: :math:`\lambda_{\max}((N+N^\top)/2)`, :math:`N=\gamma D^{1/2}P^\pi D^{-1/2}`.
         kappa: :math:`\max_j(\mu^\top P^\pi)_j/\mu_j`.
         sigma: :math:`\|N\|_2`; like tau and kappa infinite if a row without weight is reached from one with.
         certificate: tau below 1, beyond rounding: TD and rollout converge for every choice of features.
             ``None`` if the bounds on tau leave it open.
-        worst_feature: (n,), of D-norm one; alone it has :math:`A=1-\tau` and :math:`\gamma W_d=\tau`. With tau
-            infinite it is large on a row without weight instead, and has :math:`\gamma W_d` of at least 2.
+        worst_feature: (n,), of D-norm one; alone it has :math:`A=1-\tau` and :math:`\gamma W_d=\tau`. If tau
+            is infinite it is large on a row without weight instead, with :math:`\gamma W_d` at least 2.
         not_computed: beyond 2000 rows tau (and with it the worst feature) and sigma are ``None`` if Lanczos'
             iteration does not find them within the products it is given; here is why, by name.
     """
@@ -225,6 +227,7 @@ def _transient_growth(step: Array) -> float:
     its norm as it is; where few slow modes remain, few columns do.
     """
     growth, power = 1.0, step
+    work = 0
     for t in range(1, LONGEST_TRANSIENT + 1):
         bound = float(np.linalg.norm(power))  # the Frobenius norm costs no decomposition
         if bound > growth:
@@ -234,6 +237,9 @@ def _transient_growth(step: Array) -> float:
             break
         if t & (t - 1) == 0:  # at powers of two
             power = _without_vanished(power)
+        work += len(step) * power.size
+        if t >= 100 and work > TRANSIENT_WORK:
+            break
         power = step @ power
     return growth
 

@@ -25,7 +25,7 @@ import numpy as np
 
 from theory.assembly import assemble
 from theory.checks import Array
-from theory.equivalence_conditions import equivalence_conditions
+from theory.equivalence_conditions import equivalence_conditions, with_counterexample
 from theory.errors import InputError
 from theory.exact.problem import ExactProblem
 from theory.exact.system import ExactModel
@@ -72,7 +72,8 @@ def check_fixed_point_equivalence(
         InputError: fractions without ``exact``, a model of floats with it, or a problem too large for it.
 
     Returns:
-        The report. The first two conditions decide the verdict; the others say what else holds. ``data`` has
+        The report. The first two conditions decide the verdict; the others say what else holds, and a
+        failing one names the catalogue entry that shows why it matters. ``data`` has
         the solutions (``w_td``, ``w_model``, ``w_reference``), the kind of TD's fixed points, the condition
         numbers, and ``power``: the discrepancy that an error of 1e-6 in :math:`W_d` would have shown.
 
@@ -100,7 +101,8 @@ def check_fixed_point_equivalence(
         "condition_numbers": numbers,
     }
     if not needed[0].holds:
-        return Report(THEOREM, "inconclusive", None, None, needed + equivalence_conditions(problem), data)
+        conditions = tuple(map(with_counterexample, needed + equivalence_conditions(problem)))
+        return Report(THEOREM, "inconclusive", None, None, conditions, data)
     w_td = _lstd(problem, white)
     w_model = model_based_solution(problem, model=model or fit).w
     whitened = np.linalg.solve(np.eye(white.rank) - problem.gamma * white.M, white.c)
@@ -112,7 +114,8 @@ def check_fixed_point_equivalence(
     power = _power(problem, fit, w_td)
     data |= {"w_td": w_td, "w_model": w_model, "w_reference": reference, "power": power}
     conditions = needed + equivalence_conditions(problem) + (_powerful(power, tolerance),)
-    return Report(THEOREM, verdict, residual, tolerance, conditions, data)
+    named = tuple(map(with_counterexample, conditions))
+    return Report(THEOREM, verdict, residual, tolerance, named, data)
 
 
 def discrepancy(problem: Problem, first: Array | None, second: Array | None) -> float:

@@ -8,11 +8,12 @@ is measured from the errors alone.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import numpy as np
 
-from theory.checks import Array, as_array, check_count, check_number, check_shape
+from theory.checks import Array, as_array, check_count, check_shape
 from theory.errors import InputError
 from theory.problem import Problem
 from theory.stability import td_spectrum
@@ -58,9 +59,11 @@ def td_trajectory(problem: Problem, *, step_size: float, steps: int, w0: Any | N
         >>> run.error.round(9).tolist(), round(run.predicted_rate, 9)
         ([1.5, 0.75, 0.375, 0.1875], 0.5)
     """
-    step_size, steps = check_number("step_size", step_size), check_count("steps", steps)
-    if step_size == 0.0 or abs(step_size) > HUGE:
-        raise InputError(f"step_size must not be 0 and at most {HUGE:g} in size, got {step_size}.")
+    if not (isinstance(step_size, Real) and 0.0 < abs(float(step_size)) <= HUGE):
+        raise InputError(
+            f"step_size must be finite and not zero, at most {HUGE:g} in size, got {step_size!r}."
+        )
+    steps = check_count("steps", steps)
     w = np.zeros(problem.d) if w0 is None else as_array("w0", w0)
     check_shape("w0", w, (problem.d,), "(features,)")
     target = td_fixed_point(problem)

@@ -348,4 +348,3 @@ def _given(name: str, value: Any, shape: tuple[int, ...], meaning: str) -> Array
     array = as_array(name, value)
     check_shape(name, array, shape, meaning)
     return array
-

@@ -4,7 +4,8 @@ Run: ``python tests/benchmarks/bench_theory.py`` (``--largest 1e5`` and ``--feat
 ``--world grid`` for a walk on a square). Every size runs in two processes of its own: one makes the whole
 report on a fresh problem, one its parts one after another. Parts that several need are computed once, by the
 first of them. Printed are elapsed and processor seconds, the highest memory so far, and the load of the
-machine; set OMP_NUM_THREADS to the cores that are to be used.
+machine. Set OMP_NUM_THREADS to the cores that are free: BLAS threads that wait for a busy core spin, and
+take many times as long.
 """
 
 from __future__ import annotations

@@ -325,11 +325,10 @@ def test_a_faint_chance_to_end_known_from_the_mdp_is_an_end():
     assert check_equivariances(problem).condition(TRUE).holds
 
 
-@pytest.mark.parametrize("missing", [9e-13, -5e-10])
-def test_rows_that_sum_to_one_roughly_shift_roughly(missing):
+def test_rows_that_sum_to_one_roughly_shift_roughly():
     """A row of 1 - 9e-13 does not end, yet G 1 is not 1 / (1 - gamma) to the last digit."""
-    report = check_equivariances(Problem.from_chain([[1.0 - missing]], [1], [[1]], [1], 0.99))
+    report = check_equivariances(Problem.from_chain([[1.0 - 9e-13]], [1], [[1]], [1], 0.99))
     for name in (TRUE, PREDICTED):
         condition = report.condition(name)
-        assert condition.holds and condition.value > 1e3 * abs(missing)
+        assert condition.holds and condition.value > 9e-10
         assert condition.threshold < 1e2 * condition.value

@@ -115,7 +115,7 @@ def test_float32_becomes_float64_and_is_a_copy():
         (lambda: Features.svd(MDP, UNIFORM, 9), "d must be at least 1 and at most 8, got 9"),
         (lambda: Features.krylov(MDP, UNIFORM, 0), "d must be at least 1 and at most 8, got 0"),
         (lambda: Features.rbf([[0.0]], [[0.0, 1.0]], 1.0), "must share k"),
-        (lambda: Features.rbf([[0.0]], [[0.0]], 0.0), "width must be positive and finite, got 0"),
+        (lambda: Features.rbf([[0.0]], [[0.0]], 0.0), "width must be greater than 0 and finite, got 0"),
         (lambda: Features.tile([0.0], 2), "coordinates must have shape"),
         (lambda: Features.tile([[0.0]], 0), "tiles must be at least 1, got 0"),
         (lambda: Features.tile([[0.0]], 1, 0), "tilings must be at least 1, got 0"),

@@ -131,3 +131,19 @@ def test_value_iteration_by_hand_finds_the_same_optimum(mdp):
         change = max(abs(x - y) for x, y in zip(following, v, strict=True))
         v = following
     assert np.abs(optimal(mdp).v - v).max() < 1e-10
+
+
+def test_a_gain_of_rounding_size_changes_no_action():
+    """Waiting promises exactly v(s); rounding lets the chosen row promise a little less in some state."""
+    rng = np.random.default_rng(0)
+    m = 12
+    P = np.zeros((m + 1, 2, m + 1))
+    P[:m, 0] = rng.dirichlet(np.ones(m + 1), m)
+    P[np.arange(m), 1, np.arange(m)] = P[m, :, m] = 1.0
+    r = np.zeros((m + 1, 2))
+    r[:m, 0] = rng.random(m)
+    mdp = TabularMDP.from_dense(P, r, 1.0, terminal=np.arange(m + 1) == m)
+    best = optimal(mdp)
+    v = best.v[:m]
+    assert (r[:m, 0] + P[:m, 0, :m] @ v < v).any()
+    assert (best.policy.probs[:m, 0] == 1.0).all() and best.iterations == 1

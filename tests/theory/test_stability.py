@@ -14,7 +14,8 @@ from theory import Problem, model_based_solution
 from theory.certificate import uniform_certificate
 from theory.spectrum import sides_of_axis, sides_of_circle
 from theory.stability import _transient_growth as transient_growth
-from theory.stability import best_step, stability
+from theory.stability import best_step, stability, td_spectrum
+from theory.td import td_system
 
 TO_SECOND = [[0.0, 1.0], [0.0, 1.0]]
 SWAP = [[0.0, 1.0], [1.0, 0.0]]
@@ -316,3 +317,11 @@ def test_the_verdict_on_the_rollout_is_what_summing_finds(seed: int, n: int, d: 
     assume(abs(found.spectral_radius - 1.0) > 0.01)
     summed = model_based_solution(problem, method="series").converged
     assert summed is (found.rollout == "converges")
+
+
+@pytest.mark.parametrize("size", [1.1, 1 / 3])
+def test_a_one_by_one_matrix_of_rounding_errors_has_no_sign(size: float) -> None:
+    """C - gamma X of w to 2w at gamma = 5/6 is 0; in float64 it is -4e-16 or -6e-17 of terms around 1."""
+    problem = Problem.from_chain(TO_SECOND, [1.0, 1.0], [size, 2.0 * size], [0.5, 0.5], 5 / 6)
+    assert td_system(problem).A[0, 0] < 0.0
+    assert td_spectrum(problem)[1] == "boundary"

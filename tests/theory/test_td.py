@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 from theory import Problem, fit_linear_model, td_fixed_point, td_system
+from theory.td import solve_any
 
 TO_SECOND = [[0.0, 1.0], [0.0, 1.0]]  # Tsitsiklis and Van Roy: both rows lead to the second
 BAIRD_Z = [[2.0 * (j == i) for j in range(7)] + [1.0] for i in range(6)] + [[0.0] * 6 + [1.0, 2.0]]
@@ -221,3 +222,13 @@ def test_one_solution_on_the_row_space_means_nullity_d_minus_rank(seed: int, n: 
     assert fixed.kind == ("unique" if rank == d else "affine")
     assert fixed.nullity == d - rank
     assert fixed.residual < 1e-9
+
+
+@pytest.mark.parametrize(
+    ("least", "miss", "solvable"), [(1.0, 1e-10, False), (1.0, 1e-14, True), (1e-6, 1e-9, True)]
+)
+def test_what_no_solution_reaches_is_rounding_only_as_far_as_the_equation_magnifies_it(
+    least: float, miss: float, solvable: bool
+) -> None:
+    system = np.diag([1.0, least, 0.0])
+    assert solve_any(system, np.array([1.0, 1.0, miss]), 1.0, 1.0)[3] is solvable

@@ -270,3 +270,27 @@ def test_a_discrepancy_is_measured_with_features_of_norm_one_and_against_the_rew
     problem = Problem.from_chain([[0.5]], [100.0], [[4.0, 0.0]], [1.0], 0.5)
     one, two = np.array([1.0, 7.0]), np.array([2.0, -7.0])  # the second feature is zero
     assert discrepancy(problem, one, two) == pytest.approx(0.04, rel=1e-14)
+
+
+def test_the_tolerance_is_what_the_docstring_says() -> None:
+    """One feature 2, I - gamma M = 1 - 1/4: all three condition numbers are (1 + 1/4) / (3/4)."""
+    report = check_fixed_point_equivalence(Problem.from_chain([[0.5]], [1.0], [[2.0]], [1.0], 0.5))
+    assert report.tolerance == pytest.approx(64 * np.finfo(np.float64).eps * 3 * 5 / 3, rel=1e-12)
+
+
+def test_a_discrepancy_is_measured_with_features_of_D_norm_one() -> None:
+    """1e-3 of a feature of D-norm 1000 / sqrt(2) is as much as 1 of a feature of D-norm 1 / sqrt(2)."""
+    problem = Problem.from_chain(np.eye(2), [0.0, 0.0], np.diag([1.0, 1000.0]), [0.5, 0.5], 0.5)
+    found = discrepancy(problem, np.array([2.0, 0.0]), np.array([2.0, 1e-3]))
+    assert found == pytest.approx(1.0 / np.sqrt(5.0), rel=1e-12)
+
+
+def test_a_failing_condition_names_its_catalogue_entry() -> None:
+    singular = check_fixed_point_equivalence(
+        Problem.from_chain(TO_SECOND, [1.0, 1.0], [1.0, 2.0], [0.5, 0.5], 5 / 6)
+    )
+    why = singular.condition("exactly one solution").why
+    assert why.endswith("; see catalogue tsitsiklis_van_roy_singular")
+    report = check_fixed_point_equivalence(baird())
+    assert report.condition("features are independent").why.endswith("; see catalogue baird_star")
+    assert not any("see catalogue" in condition.why for condition in report.conditions if condition.holds)

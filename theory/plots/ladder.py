@@ -132,7 +132,7 @@ def _draw_bars(axes: Axes, ladder: BoundLadder) -> None:
             axes.barh(place, max(value - start, 0.0), left=start, color=PALETTE[colour], height=0.62)
             box = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}
             axes.text(value * 1.12, place, f"{value:.2g}", va="center", fontsize=8, bbox=box)
-    labels = ["lower bound / error", *(f"{name}, largest" for name in SUPREMUM)]
+    labels = ["lower bound / error", *(f"{name}, median" for name in SUPREMUM)]
     labels += [f"{name.replace('_', ' ')}, D-norm" for name in WEIGHTED]
     axes.set_yticks(range(len(names)), [label.replace("S25", "S2.5") for label in labels], fontsize=8)
     axes.set(xscale="log", xlim=(start, 4.0), ylim=(len(names) - 0.4, -0.6))
