@@ -5,85 +5,26 @@ The naive buffer keeps what each step was given; every window that can be drawn 
 
 from __future__ import annotations
 
+from unittest import mock
+
 import pytest
 import torch
+from films import (
+    GOES_ON,
+    TERMINATED,
+    TRUNCATED,
+    assert_windows_are_the_naive_ones,
+    assert_windows_name_themselves,
+    every_window,
+    recorded,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tensordict import TensorDict
-from torchrl.checkpoint import Checkpoint, StateDictCheckpointAdapter
 
 from uld_torchrl.data import make_replay_buffer
 from uld_torchrl.data.frames import SPARE, FrameStore, frames_for, stack_view
 from uld_torchrl.errors import InputError
-
-GOES_ON, TERMINATED, TRUNCATED = "goes on", "terminated", "truncated"
-
-
-class Film:
-    """One lane: every frame has a number of its own, in every pixel of every channel."""
-
-    def __init__(self, lane, stack, channels, size=(3, 2)):
-        self._shape, self._stack = (channels, *size), stack
-        self._number, self._lane = 0, lane
-        self._begin()
-
-    def _frame(self):
-        self._number += 1
-        values = torch.arange(self._shape[0]).view(-1, 1, 1) + 5 * self._number + 97 * self._lane
-        return (values % 256).to(torch.uint8).expand(self._shape)
-
-    def _begin(self):
-        self._stacked = [self._frame()] * self._stack
-
-    def step(self, ending):
-        now = torch.cat(self._stacked)
-        self._stacked = [*self._stacked[1:], self._frame()]
-        then = torch.cat(self._stacked)
-        if ending != GOES_ON:
-            self._begin()
-        return now, then, ending == TERMINATED, ending == TRUNCATED
-
-
-def recorded(endings, stack, channels=1):
-    """The steps [lanes, T] of films that end as ``endings[lane][t]`` says."""
-    rows = []
-    for lane, row in enumerate(endings):
-        film = Film(lane, stack, channels)
-        rows.append([film.step(ending) for ending in row])
-    now, then = (torch.stack([torch.stack([step[part] for step in row]) for row in rows]) for part in (0, 1))
-    flags = [torch.tensor([[step[part] for step in row] for row in rows]).unsqueeze(-1) for part in (2, 3)]
-    number = torch.arange(len(endings[0]), dtype=torch.float32).expand(len(endings), -1).unsqueeze(-1)
-    after = {"terminated": flags[0], "truncated": flags[1], "done": flags[0] | flags[1]}
-    after |= {"pixels": then, "reward": number}
-    entries = {"pixels": now, "action": number.clone(), "next": after}
-    return TensorDict(entries, batch_size=[len(endings), len(endings[0])])
-
-
-def every_window(rb):
-    """All windows that can be drawn, whatever their priority: [(time, lane), ...] and the sample [N, H]."""
-    legal = (rb._sampler.priorities > 0).nonzero()
-    index, info = rb._sample_unit.expand(tuple(legal.unbind(-1)), {}, rb._storage)
-    return legal.tolist(), rb._collate_fn(rb._storage.get(index)), info["validity_mask"]
-
-
-def assert_windows_are_the_naive_ones(rb, steps, written):
-    """Compare every drawable window with the given steps [lanes, written], of which the newest are kept."""
-    anchors, window, valid = every_window(rb)
-    ring, horizon = rb._sampler.ring_length, rb._sampler.horizon
-    for row, (time, lane) in enumerate(anchors):
-        first = written - 1 - (rb._sampler.head - 1 - time) % ring  # which step the ring holds at ``time``
-        assert first + horizon <= written
-        for t in range(horizon):
-            naive = steps[lane, first + t]
-            assert float(window["action"][row, t]) == first + t
-            if valid[row, t]:
-                assert torch.equal(window["pixels"][row, t], naive["pixels"])
-                assert torch.equal(window["next", "pixels"][row, t], naive["next", "pixels"])
-            else:
-                end = int(valid[row].sum()) - 1
-                last = steps[lane, first + end]["next", "pixels"].chunk(rb.frames.stack)[-1]
-                assert torch.equal(window["next", "pixels"][row, t].chunk(rb.frames.stack)[-1], last)
-    return anchors
 
 
 @st.composite
@@ -113,6 +54,31 @@ def test_every_stack_that_can_be_drawn_is_the_naive_buffers(recording):
         rb.add(part[:, 0]) if chunk == 1 else rb.extend(part)
         written += chunk
         assert_windows_are_the_naive_ones(rb, steps, written)
+
+
+@settings(max_examples=60, deadline=None)
+@given(recordings())
+def test_also_when_frames_run_out_no_overwritten_one_is_drawn(recording):
+    """With hardly any room to spare every first frame of an episode costs a record."""
+    endings, chunks, shape, horizon, ring = recording
+    steps = recorded(endings, **shape)
+    with mock.patch("uld_torchrl.data.frames.frames_for", lambda steps, stack: steps + stack + 1):
+        rb = make_replay_buffer(
+            capacity=ring * len(endings), num_lanes=len(endings), horizon=horizon, frame_stack=shape["stack"]
+        )
+    written = 0
+    for chunk in chunks:
+        rb.extend(steps[:, written : written + chunk])
+        written += chunk
+        assert_windows_are_the_naive_ones(rb, steps, written)
+
+
+def test_each_one_step_episode_costs_two_frames_and_no_more():
+    with mock.patch("uld_torchrl.data.frames.frames_for", lambda steps, stack: 28):
+        rb = make_replay_buffer(capacity=20, horizon=2, frame_stack=1)
+    rb.extend(recorded([[TERMINATED] * 20], stack=1))
+    rb.extend(recorded([[TERMINATED] * 10], stack=1))
+    assert rb._sampler.num_written == 14
 
 
 @settings(max_examples=40, deadline=None)
@@ -212,12 +178,11 @@ def test_a_step_that_does_not_follow_the_last_one_is_refused_and_nothing_is_stor
     steps = recorded([[GOES_ON] * 6], stack=2)
     rb = small()
     rb.extend(steps[:, :2])
-    before = rb.frames.state_dict()
+    before = rb.frames.state_dict()["rings"]["0"].clone()
     with pytest.raises(InputError, match=r"lane 0, pixels are not the next pixels of the step before"):
         rb.add(steps[:, 3])
-    after = rb.frames.state_dict()
     assert len(rb) == 2
-    assert all(torch.equal(torch.as_tensor(before[key]), torch.as_tensor(after[key])) for key in before)
+    assert torch.equal(before, rb.frames.state_dict()["rings"]["0"])
     rb.mark_newest_truncated()
     rb.add(steps[:, 3])
     assert len(rb) == 3
@@ -270,38 +235,62 @@ def test_bad_settings_are_refused_by_name(settings_, message):
         make_replay_buffer(**{"capacity": 20, "horizon": 2, "frame_stack": 2, **settings_})
 
 
-@pytest.mark.parametrize("count", [9, 35])
-@pytest.mark.parametrize("capacity", [20, 60])
-def test_a_restored_buffer_holds_the_same_windows_and_goes_on(count, capacity, tmp_path):
-    endings = [[TERMINATED if t % 7 == 6 else GOES_ON for t in range(60)]]
-    steps = recorded(endings, stack=2)
+@pytest.mark.parametrize("fault", ["order", "action"])
+def test_a_refused_write_leaves_no_frame_behind(fault):
+    steps = recorded([[GOES_ON] * 12], stack=2)
     rb = small()
-    rb.extend(steps[:, :count])
-    checkpoint = Checkpoint()
-    checkpoint.register("replay", rb, adapter=StateDictCheckpointAdapter())
-    checkpoint.save(tmp_path / "saved")
-    other = small(capacity)
-    again = Checkpoint()
-    again.register("replay", other, adapter=StateDictCheckpointAdapter())
-    again.load(tmp_path / "saved")
-    for number in range(count, 60):
-        other.add(steps[:, number])
-        if capacity == 20:
-            assert_windows_are_the_naive_ones(other, steps, number + 1)
-    _, window, _ = every_window(other)
-    assert len(window) > 10
-    for row in window:  # each step is recognised by its number
-        naive = steps[0, int(row["action"][0])]
-        assert torch.equal(row["pixels"][0], naive["pixels"])
-        assert torch.equal(row["next", "pixels"][0], naive["next", "pixels"])
+    rb.extend(steps[:, :3])
+    wrong = steps[:, [3, 4, 6]] if fault == "order" else steps[:, 3:6].clone()
+    if fault == "action":
+        wrong["action"] = torch.zeros(1, 3, 7)
+    reason = "not the next pixels" if fault == "order" else r"'action' must have the shape \(1,\) as before"
+    with pytest.raises(InputError, match=reason):
+        rb.extend(wrong)
+    rb.extend(steps[:, 3:12])
+    assert_windows_name_themselves(rb, steps)
+    assert rb._sampler.num_written >= 9
 
 
-def test_a_state_of_another_stack_is_refused():
+def test_a_refused_write_over_old_frames_forgets_them():
+    steps = recorded([[GOES_ON] * 80], stack=2)
+    with mock.patch("uld_torchrl.data.frames.frames_for", lambda steps, stack: steps + stack + 1):
+        rb = small()
+    rb.extend(steps[:, :40])
+    with pytest.raises(InputError, match="not the next pixels"):
+        rb.extend(steps[:, [40, 41, 42, 43, 45]])
+    assert rb._sampler.num_written < 20
+    assert_windows_name_themselves(rb, steps)
+    rb.extend(steps[:, 40:])
+    assert_windows_name_themselves(rb, steps)
+
+
+def test_single_records_and_torchrls_dumps_are_refused(tmp_path):
     rb = small()
     rb.extend(recorded([[GOES_ON] * 6], stack=2))
-    other = make_replay_buffer(capacity=20, horizon=2, frame_stack=4)
-    with pytest.raises(InputError, match="frame_stack must be 2, as saved; got 4"):
-        other.load_state_dict(rb.state_dict())
+    with pytest.raises(InputError, match=r"windows only: use rb.sample\(\)"):
+        rb[:]
+    with pytest.raises(InputError, match="dumps would leave the frames out"):
+        rb.dumps(tmp_path)
+
+
+def test_other_frames_may_come_after_empty():
+    rb = small()
+    rb.extend(recorded([[GOES_ON] * 6], stack=2, channels=3))
+    rb.empty()
+    steps = recorded([[GOES_ON] * 6], stack=2)
+    rb.extend(steps)
+    assert_windows_name_themselves(rb, steps)
+
+
+def test_mapped_files_take_a_second_state(tmp_path):
+    steps = recorded([[GOES_ON] * 9], stack=2)
+    rb = small(storage="memmap", folder=tmp_path)
+    rb.extend(steps)
+    source = small()
+    source.extend(steps)
+    for _ in range(2):
+        rb.load_state_dict(source.state_dict())
+        assert_windows_name_themselves(rb, steps)
 
 
 def test_empty_forgets_the_frames_too():
@@ -341,3 +330,25 @@ def test_an_atari_step_takes_its_frame_and_less_than_five_percent_more():
     sums = rb._sampler._priorities
     total = rb.frames.nbytes + records + sums._blocks.nbytes + sums._sums.nbytes
     assert 84 * 84 < total / steps < 84 * 84 * 1.05
+
+
+def test_the_callers_arrays_may_be_used_again():
+    steps = recorded([[GOES_ON] * 8], stack=2)
+    rb = small()
+    for number in range(8):
+        step = steps[:, number].clone()
+        rb.add(step)
+        step["pixels"].zero_()
+        step["next", "pixels"].zero_()
+    assert_windows_name_themselves(rb, steps)
+
+
+@pytest.mark.parametrize("flag", ["terminated", "truncated", "done"])
+def test_each_flag_alone_ends_an_episode(flag):
+    steps = recorded([[GOES_ON] * 4], stack=2)
+    rb = small()
+    last = steps[:, 1].clone()
+    last["next", flag] = torch.ones(1, 1, dtype=torch.bool)
+    rb.add(last)
+    rb.add(steps[:, 3])  # begins anywhere
+    assert len(rb) == 2

@@ -63,12 +63,22 @@ def test_a_million_steps_of_atari_and_dmc_pixels():
 
 def test_a_buffer_that_does_not_fit_is_refused_with_advice(monkeypatch):
     monkeypatch.setattr(memory, "available_bytes", lambda device, folder: 10_000_000_000)
-    assert check_room(9_000_000_000, 1000) == "replay buffer: 9.00 GB of memory for 1000 steps, 10.0 GB free"
+    assert check_room(9_000_000_000, 1000) == "replay buffer: 9.00 GB of memory for 1000 steps, 10.00 GB free"
     with pytest.raises(
         InputError, match=r"needs 20.00 GB of memory for 1000 steps, but only 10.00 GB are free"
     ) as error:
         check_room(20_000_000_000, 1000)
     assert "replay.capacity below 400" in str(error.value) and "--buffer-storage memmap" in str(error.value)
+
+
+def test_small_sizes_are_said_in_megabytes_and_cuda_is_not_sent_to_files(monkeypatch):
+    monkeypatch.setattr(memory, "available_bytes", lambda device, folder: 2_000_000)
+    assert check_room(1_500_000, 10) == "replay buffer: 1.5 MB of memory for 10 steps, 2.0 MB free"
+    with pytest.raises(
+        InputError, match=r"but only 2.0 MB are free\..* or train with --device cpu\."
+    ) as error:
+        check_room(3_000_000, 10, "cuda")
+    assert "memmap" not in str(error.value)
 
 
 def test_a_disk_that_is_too_small_is_refused(tmp_path):

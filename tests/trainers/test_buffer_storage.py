@@ -54,11 +54,25 @@ def test_the_files_are_there_while_it_runs_and_a_longer_run_goes_on_from_the_che
 
 def test_a_buffer_without_room_is_refused_before_anything_is_written(tmp_path, monkeypatch):
     monkeypatch.setattr(memory, "available_bytes", lambda device, folder: 1000)
-    with pytest.raises(InputError, match=r"the replay buffer needs .* GB of memory for 201 steps"):
+    with pytest.raises(InputError, match=r"the replay buffer needs .* of memory for 201 steps"):
         trained(tmp_path, "memory")
-    with pytest.raises(InputError, match="GB of disk"):
+    with pytest.raises(InputError, match="MB of disk"):
         trained(tmp_path, "memmap")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_checkpoints_count_on_the_disk(tmp_path, monkeypatch):
+    """A few hundred kilobytes fit into memory; on the disk there must be room for three."""
+    asked = []
+
+    def available(device, folder):
+        asked.append(folder)
+        return 10**9 if folder is None else 15_000
+
+    monkeypatch.setattr(memory, "available_bytes", available)
+    with pytest.raises(InputError, match=r"needs .* of disk for 201 steps.*larger disk"):
+        trained(tmp_path, "memory")
+    assert asked == [None, tmp_path] and list(tmp_path.iterdir()) == []
 
 
 def test_another_storage_is_refused(tmp_path):

@@ -78,7 +78,20 @@ class WindowReplayBuffer(TensorDictReplayBuffer):
 
     def _selected(self, data: TensorDictBase, shape: tuple[int, ...]) -> TensorDictBase:
         """Return what is stored of the data."""
-        return self._checked(data, shape, self._sampler.keys)
+        records = self._checked(data, shape, self._sampler.keys)
+        self._check_shapes(records)
+        return records
+
+    def _check_shapes(self, records: TensorDictBase) -> None:
+        """Refuse entries of another shape before the writer moves on; it would stay ahead of the records."""
+        if not self._sampler.num_written:
+            return
+        for key, entry in records.items(True, True):
+            wanted, given = stored(self._storage, key).shape[2:], entry.shape[records.ndim :]
+            if given != wanted:
+                raise InputError(
+                    f"{key!r} must have the shape {tuple(wanted)} as before, got {tuple(given)}."
+                )
 
     @staticmethod
     def _checked(data: TensorDictBase, shape: tuple[int, ...], keys: ReplayKeys) -> TensorDictBase:
@@ -160,6 +173,8 @@ class WindowReplayBuffer(TensorDictReplayBuffer):
             InputError: the state has more records, other lanes or another horizon, or is damaged.
         """
         steps = self._check_state(state_dict)
+        if "frames" in state_dict and not hasattr(self, "frames"):
+            raise InputError("the saved replay buffer holds images, this one takes vectors.")
         same_ring = state_dict["ring_length"] == self._sampler.ring_length
         start = (state_dict["head"] - steps) % self._sampler.ring_length if same_ring else 0
         self.empty()

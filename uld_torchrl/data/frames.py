@@ -70,6 +70,7 @@ class FrameStore:
     def clear(self) -> None:
         """Forget all frames; the memory is kept."""
         self._head = torch.zeros(self.num_lanes, dtype=torch.long)
+        self._reach = self._head.clone()  # one past the newest frame that was ever written
         self._depth = torch.zeros(self.num_lanes, dtype=torch.long)
         self._ended = torch.ones(self.num_lanes, dtype=torch.bool)
         self._next: Tensor | None = None
@@ -95,8 +96,7 @@ class FrameStore:
                 frame, or ``now`` is not what followed the lane's last step. Nothing is stored then.
         """
         self._check(now, then)
-        if self._frames is None:
-            self._allocate(now)
+        self._allocate(now)
         begins = self._ended.clone()
         for lane in begins.nonzero().flatten().tolist():
             self._begin(lane, now[lane])
@@ -120,6 +120,7 @@ class FrameStore:
         # One copy a frame: indexed assignment to all lanes starts threads, which costs milliseconds.
         self._ring[lane, int(self._head[lane]) % self.length].copy_(frame)
         self._head[lane] += 1
+        self._reach[lane] = max(self._reach[lane], self._head[lane])
 
     @property
     def _ring(self) -> Tensor:
@@ -168,6 +169,10 @@ class FrameStore:
     def _allocate(self, stacks: Tensor) -> None:
         channels = stacks.shape[1] // self.stack
         shape = (self.num_lanes, self.length, channels, *stacks.shape[2:])
+        if self._frames is not None and tuple(self._frames.shape) == shape:
+            return
+        if self.path is not None:
+            self.path.unlink(missing_ok=True)
         if self.path is None:
             self._frames = torch.empty(shape, dtype=torch.uint8, device=self.device)
         else:
@@ -177,13 +182,22 @@ class FrameStore:
     def _channels(self) -> int:
         return int(self._ring.shape[2])
 
+    def mark(self) -> dict[str, Any]:
+        """Return where the lanes stand, for :meth:`rewind`."""
+        places = {name: getattr(self, name).clone() for name in ("_head", "_depth", "_ended")}
+        return {**places, "_next": self._next}
+
+    def rewind(self, mark: dict[str, Any]) -> None:
+        """Undo the writes since :meth:`mark`; what they have overwritten stays lost, see :meth:`lives`."""
+        vars(self).update(mark)
+
     def end_episodes(self) -> None:
         """Let every lane's next step begin a new episode, as after a run that was cut."""
         self._ended.fill_(True)
 
     def lives(self, position: Tensor, depth: Tensor) -> Tensor:
         """Return whether the oldest frame of records [..., L] is still stored, bool [..., L]."""
-        return position - depth >= (self._head - self.length).to(position.device)
+        return position - depth >= (self._reach - self.length).to(position.device)
 
     def windows(
         self, lane: Tensor, position: Tensor, depth: Tensor, steps: Tensor, horizon: int
@@ -212,45 +226,58 @@ class FrameStore:
         return stacks[:, :-1], stacks[:, 1:]
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the stored frames of every lane, oldest first, and where each lane stands."""
+        """Return the ring of every lane and where the lanes stand.
+
+        The rings are views, since a copy would need as much memory again: save them before the next write.
+        """
         if self._frames is None or self._next is None:
             return {}
-        live = self._head.clamp(max=self.length)
-        rows = [
-            ring[((head - count + torch.arange(int(count))) % self.length).to(self.device)].cpu()
-            for ring, head, count in zip(self._frames, self._head, live, strict=True)
-        ]
+        used = int(self._head.max().clamp(max=self.length))
         return {
-            "frames": torch.cat(rows),
-            "counts": live,
+            "rings": {str(lane): ring[:used] for lane, ring in enumerate(self._frames)},
+            "length": self.length,
             "head": self._head.clone(),
+            "reach": self._reach.clone(),
             "depth": self._depth.clone(),
             "ended": self._ended.clone(),
             "next": self._next.cpu(),
             "stack": self.stack,
         }
 
+    def check_state(self, state: dict[str, Any]) -> None:
+        """Refuse a state of another kind.
+
+        Raises:
+            InputError: it is of another number of lanes, or of frames in a stack.
+        """
+        if state and len(state["head"]) != self.num_lanes:
+            raise InputError(f"num_lanes must be {len(state['head'])}, as saved; got {self.num_lanes}.")
+        if state and state["stack"] != self.stack:
+            raise InputError(f"frame_stack must be {state['stack']}, as saved; got {self.stack}.")
+
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over the frames; of more than the ring holds, the newest.
 
         Raises:
-            InputError: the frames are of another number of lanes, or of frames in a stack.
+            InputError: see :meth:`check_state`.
         """
+        self.check_state(state)
         self.clear()
         if not state:
             return
-        if len(state["head"]) != self.num_lanes:
-            raise InputError(f"num_lanes must be {len(state['head'])}, as saved; got {self.num_lanes}.")
-        if state["stack"] != self.stack:
-            raise InputError(f"frame_stack must be {state['stack']}, as saved; got {self.stack}.")
         self._allocate(state["next"])
         self._next = state["next"].clone()
         self._head, self._depth = state["head"].clone(), state["depth"].clone()
-        self._ended = state["ended"].clone()
-        for lane, frames in enumerate(state["frames"].split(state["counts"].tolist())):
-            newest = frames[-self.length :]
-            slots = (self._head[lane] - len(newest) + torch.arange(len(newest))) % self.length
-            self._ring[lane, slots.to(self.device)] = newest.to(self.device)
+        self._reach, self._ended = state["reach"].clone(), state["ended"].clone()
+        for lane, head in enumerate(self._head.tolist()):
+            self._load_ring(lane, head, state["rings"][str(lane)], int(state["length"]))
+
+    def _load_ring(self, lane: int, head: int, saved: Tensor, length: int) -> None:
+        if length == self.length:
+            self._ring[lane, : len(saved)].copy_(saved)
+            return
+        for position in range(head - min(head, length, self.length), head):
+            self._ring[lane, position % self.length].copy_(saved[position % length])
 
 
 def frames_for(steps: int, stack: int) -> int:

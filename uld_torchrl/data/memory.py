@@ -106,21 +106,28 @@ def check_room(
 
     Example:
         >>> check_room(8_000_000, 1000).split(",")[0]
-        'replay buffer: 0.01 GB of memory for 1000 steps'
+        'replay buffer: 8.0 MB of memory for 1000 steps'
     """
     place = "disk" if folder is not None else "memory"
     free = available_bytes(device, folder)
-    need = f"{size / GB:.2f} GB of {place} for {capacity} steps"
+    need = f"{_readable(size)} of {place} for {capacity} steps"
     if free is None:
         return f"replay buffer: {need}; how much is free is not known"
     if size < free:
-        return f"replay buffer: {need}, {free / GB:.1f} GB free"
+        return f"replay buffer: {need}, {_readable(free)} free"
+    fewer = f"replay.capacity below {int(capacity * 0.8 * free / size)}; --set replay.capacity=..."
     raise InputError(
-        f"the replay buffer needs {need}, but only {free / GB:.2f} GB are free. Keep fewer steps "
-        f"(replay.capacity below {int(capacity * 0.8 * free / size)}; --set replay.capacity=...), or "
-        + (
-            "keep it on a larger disk (--run-dir)."
-            if folder is not None
-            else "map it to files (--buffer-storage memmap)."
-        )
+        f"the replay buffer needs {need}, but only {_readable(free)} are free. Keep fewer steps ({fewer})"
+        f"{_way_out(device, folder)}."
     )
+
+
+def _way_out(device: torch.device | str, folder: Path | None) -> str:
+    if folder is not None:
+        return ", or keep it on a larger disk (--run-dir)"
+    on_cpu = torch.device(device).type == "cpu"
+    return ", or map it to files (--buffer-storage memmap)" if on_cpu else " or train with --device cpu"
+
+
+def _readable(size: float) -> str:
+    return f"{size / GB:.2f} GB" if size >= GB else f"{size / 1e6:.1f} MB"

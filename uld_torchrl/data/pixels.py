@@ -7,6 +7,8 @@ priorities in the plain buffer.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +20,7 @@ from uld_torchrl.data.buffer import WindowReplayBuffer
 from uld_torchrl.data.frames import FrameStore
 from uld_torchrl.data.keys import ReplayKeys, stored
 from uld_torchrl.data.windows import HorizonWindow
+from uld_torchrl.errors import InputError
 
 FRAME = "frame"
 """The entry of a record that names its frames: lane, position and depth, int64 [3]."""
@@ -80,7 +83,8 @@ class PixelReplayBuffer(WindowReplayBuffer):
 
     Differs from it in: 1. a step must begin with the observation that the step before led to, unless that
     was done; 2. where episodes are shorter than 64 steps on average it holds fewer steps than its capacity,
-    since the first frame of each episode takes a place too. See :func:`make_replay_buffer`.
+    since the first frame of each episode takes a place too (``len`` counts the ring's records, also those
+    forgotten); 3. single records cannot be read. See :func:`make_replay_buffer`.
 
     Example:
         >>> import torch
@@ -104,21 +108,48 @@ class PixelReplayBuffer(WindowReplayBuffer):
 
     def add(self, data: TensorDictBase) -> Tensor:
         """Write one time step of all lanes, a tensordict [num_lanes]; see :class:`WindowReplayBuffer`."""
-        index = super().add(data)
-        self._forget_overwritten()
-        return index
+        with self._whole_or_not_at_all():
+            return super().add(data)
 
     def extend(self, tensordicts: TensorDictBase, *, update_priority: bool | None = None) -> Tensor:
         """Write T time steps of all lanes, a tensordict [num_lanes, T]; see :class:`WindowReplayBuffer`."""
         if tensordicts.ndim < 2 or tensordicts.shape[1] <= self._sampler.ring_length:
-            index = super().extend(tensordicts)
-            self._forget_overwritten()
-            return index
+            with self._whole_or_not_at_all():
+                return super().extend(tensordicts)
         return torch.cat([self.extend(part) for part in tensordicts.split(self._sampler.ring_length, 1)])
+
+    @contextmanager
+    def _whole_or_not_at_all(self) -> Iterator[None]:
+        """Let frames be stored only with their records, and forget the records that lose theirs."""
+        mark = self.frames.mark()
+        try:
+            yield
+        except BaseException:
+            self.frames.rewind(mark)
+            raise
+        finally:
+            self._forget_overwritten()
+
+    def __getitem__(self, index: Any) -> Any:
+        """Refuse: stacks are built for the windows of a sample.
+
+        Raises:
+            InputError: always.
+        """
+        raise InputError("a replay buffer of images gives windows only: use rb.sample().")
+
+    def dumps(self, path: Any) -> None:
+        """Refuse: TorchRL's own format knows nothing of the frames.
+
+        Raises:
+            InputError: always.
+        """
+        raise InputError("dumps would leave the frames out: save rb.state_dict() with torchrl.checkpoint.")
 
     def _selected(self, data: TensorDictBase, shape: tuple[int, ...]) -> TensorDictBase:
         chosen = self._checked(data, shape, self._given)
         images = (self._given.observation, self._given.next_observation)
+        self._check_shapes(chosen.exclude(*images))
         steps = [chosen] if len(shape) == 1 else list(chosen.unbind(1))
         names = [self._write(step) for step in steps]
         records = chosen.exclude(*images)
@@ -136,7 +167,10 @@ class PixelReplayBuffer(WindowReplayBuffer):
 
     def _forget_overwritten(self) -> None:
         """Drop the time steps of which a lane's oldest frame is overwritten; they are the oldest."""
-        frame, sampler = stored(self._storage, FRAME), self._sampler
+        sampler = self._sampler
+        if not sampler.num_written:
+            return
+        frame = stored(self._storage, FRAME)
         if not bool(self._lives(frame[sampler.oldest])):
             sampler.drop_oldest(int((~self._lives(frame[self._rows()])).sum()))
 
@@ -163,7 +197,13 @@ class PixelReplayBuffer(WindowReplayBuffer):
         """Replace the contents, see :class:`WindowReplayBuffer`.
 
         Raises:
-            InputError: the state does not fit, or was saved with another ``frame_stack``.
+            InputError: the state does not fit, has no images, or was saved with another ``frame_stack``. Then
+                nothing has changed.
         """
+        if "frames" not in state_dict:
+            raise InputError("the saved replay buffer holds vectors, this one takes images (frame_stack).")
+        self._check_state(state_dict)
+        self.frames.check_state(state_dict["frames"])
         super().load_state_dict(state_dict)
         self.frames.load_state_dict(state_dict["frames"])
+        self._forget_overwritten()

@@ -18,7 +18,10 @@ from uld_torchrl.data import (
     replay_bytes,
 )
 from uld_torchrl.envs import task_spaces
-from uld_torchrl.errors import one_of
+from uld_torchrl.errors import InputError, one_of
+
+CHECKPOINTS = 3
+"""On disk at the same time, at most."""
 
 
 def run_capacity(config: AgentConfig) -> int:
@@ -38,12 +41,19 @@ def room_for_replay(
 ) -> str:
     """Return a sentence on what the run's replay buffer takes, and what there is.
 
+    Checkpoints hold the replay buffer too: two are kept while a third is written.
+
     Raises:
-        InputError: there is less; or ``storage`` is no name of one.
+        InputError: there is less; or ``storage`` is no name of one, or none for that device.
     """
     one_of("buffer_storage", storage, get_args(StorageName))
+    if storage == "memmap" and device.type != "cpu":
+        raise InputError(f"buffer_storage 'memmap' needs the device cpu, got {device}. Use 'memory'.")
     size = replay_bytes(env.fake_tensordict(), run_capacity(config), **_observed(env))
-    return check_room(size, run_capacity(config), device, root if storage == "memmap" else None)
+    mapped = storage == "memmap"
+    said = check_room(size, run_capacity(config), device, root if mapped else None)
+    check_room((CHECKPOINTS + mapped) * size, run_capacity(config), "cpu", root)
+    return said
 
 
 def make_run_replay(
