@@ -9,6 +9,7 @@ import subprocess
 import sys
 from typing import Any
 
+import numpy as np
 import pytest
 
 from uld_torchrl.config import (
@@ -160,6 +161,30 @@ def test_every_number_is_checked() -> None:
 def test_values_out_of_range(part: Any, values: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         part(**values)
+
+
+@pytest.mark.parametrize(
+    ("part", "values", "message"),
+    [
+        (PixelConfig, {"frame_stack": 2.5}, "frame_stack must be an integer, got 2.5"),
+        (PixelConfig, {"frame_size": 84.0}, "frame_size must be an integer, got 84.0"),
+        (PixelConfig, {"frame_size": True}, "frame_size must be a number, got True"),
+        (PixelConfig, {"frame_size": "84"}, "frame_size must be a number, got '84'"),
+        (PixelConfig, {"grayscale": 1}, "grayscale must be True or False, got 1"),
+        (AtariConfig, {"frame_skip": None}, "frame_skip must be a number, got None"),
+        (AtariConfig, {"noop_max": 0.5}, "noop_max must be an integer, got 0.5"),
+        (AtariConfig, {"sticky_actions": "x"}, "sticky_actions must be a number, got 'x'"),
+        (AtariConfig, {"clip_rewards": "no"}, "clip_rewards must be True or False, got 'no'"),
+    ],
+)
+def test_settings_of_images_have_their_types(part: Any, values: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=f"^{message}[.]$"):
+        part(**values)
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    config = AtariConfig(frame_size=np.int64(40), sticky_actions=np.float32(0.5))
+    assert (config.frame_size, config.sticky_actions) == (40, 0.5)
 
 
 def test_edges_are_allowed() -> None:

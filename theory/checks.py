@@ -132,16 +132,18 @@ def check_count(name: str, value: Any, least: int = 1) -> int:
     """Return a whole number that is at least ``least``.
 
     Raises:
-        InputError: it is not a whole number, as 1.5 and 2.0 are not, or below ``least``.
+        InputError: it is not a whole number, as 1.5, 2.0 and True are not, or below ``least``.
 
     Example:
         >>> check_count("steps", np.int64(3))
         3
     """
     try:
-        number = operator.index(value)
-    except TypeError as error:
-        raise InputError(f"{name} must be a whole number, got {value!r}.") from error
+        number = None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        number = None
+    if number is None:
+        raise InputError(f"{name} must be a whole number, got {value!r}.")
     if number < least:
         raise InputError(f"{name} must be at least {least}, got {number}.")
     return number

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from theory.checks import Array, Bools, Ints, frozen
+from theory.checks import Array, Bools, Ints, check_count, frozen
 from theory.errors import InputError
 from theory.problem import Problem
 from theory.report import Condition, Verdict
@@ -106,10 +106,7 @@ def lstd_study(
         True
     """
     counts = _check_sizes(sizes)
-    if runs < 2:
-        raise InputError(f"runs must be at least 2, got {runs}.")
-    if seed < 0:
-        raise InputError(f"seed must not be negative, got {seed}.")
+    runs, seed = check_count("runs", runs, 2), check_count("seed", seed, 0)
     law, fixed = sampling_law(problem, reward_std=reward_std)
     drawn_as = "their expectation, with Gaussian noise" if np.any(reward_std) else "their expectation"
     study = LstdStudy("inconclusive", counts, runs, drawn_as, (_unique(fixed),))

@@ -207,7 +207,7 @@ def n_step_return(rewards: Any, done: Any, gamma: float) -> tuple[Array, Array]:
 
 
 def _check_steps(n: int) -> None:
-    if not isinstance(n, int | np.integer) or n < 1:
+    if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 1:
         raise InputError(f"n must be a whole number from 1, got {n!r}.")
 
 

@@ -85,15 +85,35 @@ def problem_report(
     if found.split is not None and found.ladder is not None:
         conditions.append(_identity(found.split))
         verdict = verdict if found.split.holds else "fail"
-        data |= _about_values(found.split) | _about_bounds(found.ladder)
+        data |= _about_values(found, found.split) | _about_bounds(found.ladder)
     return Report(
-        theorem=f"Theorems 1 and 2 on {name}",
+        theorem=_statement(name, found),
         verdict=verdict,
         residual=first.residual,
         tolerance=first.tolerance,
         conditions=tuple(conditions),
         data=data,
     )
+
+
+def _statement(name: str, found: Findings) -> str:
+    """Return what was checked: without finite returns that is theorem 1 alone."""
+    if found.split is None:
+        return f"Theorem 1 on {name} (theorem 2 says nothing: returns are infinite)"
+    return f"Theorems 1 and 2 on {name}"
+
+
+def weights_of_error(found: Findings) -> str:
+    """Return which weights the value error belongs to: those of the solution, or what is taken without one.
+
+    Example:
+        >>> chain = [[0, 1], [0, 1]]
+        >>> singular = Problem.from_chain(chain, [1, 1], [[1], [2]], [0.5, 0.5], 5 / 6)
+        >>> weights_of_error(investigate(singular))
+        'the least-squares w (no solution exists)'
+    """
+    solved = found.ladder is not None and found.ladder.S1 is not None
+    return "the solution w" if solved else "the least-squares w (no solution exists)"
 
 
 def _uniform(found: Stability) -> Condition:
@@ -143,9 +163,10 @@ def _or_reason(found: Stability, name: str) -> Any:
     return getattr(found, name) if reason is None else f"not computed: {reason}"
 
 
-def _about_values(split: ValueErrorSplit) -> dict[str, Any]:
+def _about_values(found: Findings, split: ValueErrorSplit) -> dict[str, Any]:
     parts = {name: float(abs(getattr(split, name)).max()) for name in ("reward", "dynamics", "planning")}
     return {
+        "value error at": weights_of_error(found),
         "largest value error": float(abs(split.error).max()),
         **{f"largest {name} part": size for name, size in parts.items()},
         "horizon H": split.horizon,
@@ -160,8 +181,19 @@ def _about_bounds(ladder: BoundLadder) -> dict[str, Any]:
         for field in fields(ladder)
         if field.name not in skipped | {"error_D", "best_D"}
     }
-    reasons = {f"bound {name} is missing": why for name, why in ladder.inapplicable.items()}
-    return {"value error, D-norm": ladder.error_D, "best error, D-norm": ladder.best_D, **numbers, **reasons}
+    sizes = {"value error, D-norm": ladder.error_D, "best error, D-norm": ladder.best_D}
+    return {**sizes, **numbers, **_missing(ladder.inapplicable)}
+
+
+def _missing(reasons: dict[str, str]) -> dict[str, str]:
+    """Return each reason once, with the bounds that are missing for it."""
+    without: dict[str, list[str]] = {}
+    for name, why in reasons.items():
+        without.setdefault(why, []).append(name)
+    return {
+        f"bound {names[0]} is missing" if len(names) == 1 else f"bounds {', '.join(names)} are missing": why
+        for why, names in without.items()
+    }
 
 
 def _largest(bound: Any) -> float | None:

@@ -173,7 +173,7 @@ def _short(value: Any) -> str:
     if value is None:
         return "-"
     if isinstance(value, float | np.floating):
-        return f"{value:.6g}"
+        return f"{value + 0.0:.6g}"  # never "-0"
     return str(value) if isinstance(value, str) else json.dumps(plain(value))
 
 
@@ -208,5 +208,6 @@ def plain(value: Any) -> Any:
 
 
 def _sorted_pairs(values: np.ndarray) -> list[Any]:
-    rounded = np.round(values.ravel(), 12) + 0.0
-    return sorted([plain(value.real), plain(value.imag)] for value in rounded.tolist())
+    rounded = np.round(values.ravel(), 12)
+    pairs = sorted((value.real + 0.0, value.imag + 0.0) for value in rounded.tolist())  # before inf is text
+    return [[plain(real), plain(imaginary)] for real, imaginary in pairs]

@@ -15,11 +15,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, Literal
 
 import numpy as np
 
-from theory.checks import Array, Ints, as_array, check_shape, frozen
+from theory.checks import Array, Ints, as_array, check_count, check_shape, frozen
 from theory.errors import InputError
 from theory.problem import Problem
 from theory.report import Condition
@@ -134,8 +135,7 @@ def target_network_trajectory(
         ([0.2, 0.11, 0.0605], 0.55)
     """
     found = target_network_radius(problem, step_size, [inner_steps])
-    if outer_steps < 1:
-        raise InputError(f"outer_steps must be at least 1, got {outer_steps}.")
+    outer_steps = check_count("outer_steps", outer_steps)
     w = np.zeros(problem.d) if w0 is None else as_array("w0", w0)
     check_shape("w0", w, (problem.d,), "(features,)")
     fixed = td_fixed_point(problem)
@@ -200,8 +200,8 @@ def check_step_size(step_size: float) -> None:
     Example:
         >>> check_step_size(0.1)
     """
-    if not 0.0 < step_size < math.inf:
-        raise InputError(f"step_size must be positive and finite, got {step_size}.")
+    if not (isinstance(step_size, Real) and 0.0 < step_size < math.inf):
+        raise InputError(f"step_size must be positive and finite, got {step_size!r}.")
 
 
 def _check_inner_steps(inner_steps: int | Sequence[int]) -> Ints:

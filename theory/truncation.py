@@ -18,8 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from theory.checks import Array
-from theory.errors import InputError
+from theory.checks import Array, check_count, check_number
 from theory.problem import Problem
 from theory.spectrum import rounding, sides_of_circle, spectral_norm
 from theory.td import Kind, LinearModel, fit_linear_model, solve_any
@@ -100,7 +99,7 @@ def truncation(problem: Problem, steps: int, *, model: LinearModel | None = None
             default. Another one is audited: the identity then fails.
 
     Raises:
-        InputError: a negative number of steps.
+        InputError: a number of steps that is negative or not whole.
 
     Example:
         >>> problem = Problem.from_chain([[0, 1], [0, 1]], [1, 1], [[1], [2]], [0.5, 0.5], 0.5)
@@ -108,8 +107,7 @@ def truncation(problem: Problem, steps: int, *, model: LinearModel | None = None
         >>> (run.error / run.error[0]).round(9).tolist(), run.holds
         ([1.0, 0.6, 0.36, 0.216], True)
     """
-    if steps < 0:
-        raise InputError(f"steps must not be negative, got {steps}.")
+    steps = check_count("steps", steps, 0)
     white, root = whiten(problem), np.sqrt(problem.mu)
     model = fit_linear_model(problem) if model is None else model
     G = problem.gamma * white.M
@@ -161,8 +159,7 @@ def truncation_horizon(problem: Problem, tolerance: float) -> Horizon:
         >>> horizon.needed, horizon.guaranteed, horizon.radius_only
         (7, 7, 7)
     """
-    if not 0.0 < tolerance < math.inf:
-        raise InputError(f"tolerance must be positive and finite, got {tolerance}.")
+    tolerance = check_number("tolerance", tolerance, above=0.0)
     white = whiten(problem)
     G = problem.gamma * white.M
     radius = float(np.abs(np.linalg.eigvals(G)).max(initial=0.0))

@@ -89,20 +89,81 @@ def test_a_disk_that_is_too_small_is_refused(tmp_path):
 def test_where_nothing_is_known_it_says_so(monkeypatch, tmp_path):
     monkeypatch.setattr(memory, "MEMINFO", tmp_path / "none")
     monkeypatch.setattr(memory, "CGROUP", tmp_path)
+    monkeypatch.setattr(memory, "OWN_GROUPS", tmp_path / "none")
     assert available_bytes() is None
     assert check_room(10**18, 1000).endswith("how much is free is not known")
 
 
-def test_a_control_groups_limit_counts(monkeypatch, tmp_path):
-    for name, text in {
-        "memory.max": "5000\n",
-        "memory.current": "3000\n",
-        "memory.stat": "anon 1\ninactive_file 700\n",
-    }.items():
-        (tmp_path / name).write_text(text)
-    monkeypatch.setattr(memory, "CGROUP", tmp_path)
+V1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+V2 = ("memory.max", "memory.current", "inactive_file")
+
+
+@pytest.fixture
+def groups(monkeypatch, tmp_path):
+    """A machine with 7168 bytes free and control groups that the test writes; gives the file of its own."""
+    own, meminfo = tmp_path / "own", tmp_path / "meminfo"
+    meminfo.write_text("MemTotal: 9 kB\nMemAvailable:       7 kB\n")
+    for name, path in (("CGROUP", tmp_path / "sys"), ("OWN_GROUPS", own), ("MEMINFO", meminfo)):
+        monkeypatch.setattr(memory, name, path)
+    return own
+
+
+def limited(folder, names, limit, used=3000, cached=700):
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in (
+        (names[0], f"{limit}\n"),
+        (names[1], f"{used}\n"),
+        ("memory.stat", f"anon 1\ninactive_file 1\n{names[2]} {cached}\n"),
+    ):
+        (folder / name).write_text(text)
+
+
+@pytest.mark.parametrize("own", [None, "0::/\n"])
+def test_a_control_groups_limit_counts(own, groups, tmp_path):
+    if own is not None:
+        groups.write_text(own)
+    limited(tmp_path / "sys", V2, 5000)
     assert available_bytes() == 2700
-    (tmp_path / "memory.max").write_text("max\n")
-    (tmp_path / "meminfo").write_text("MemTotal: 9 kB\nMemAvailable:       7 kB\n")
-    monkeypatch.setattr(memory, "MEMINFO", tmp_path / "meminfo")
+    limited(tmp_path / "sys", V2, 2000)
+    assert available_bytes() == 0
+    limited(tmp_path / "sys", V2, "max")
     assert available_bytes() == 7168
+    limited(tmp_path / "sys", V2, 100_000)
+    assert available_bytes() == 7168
+
+
+@pytest.mark.parametrize(
+    ("line", "root", "names", "none"),
+    [
+        ("0::/job/step", "", V2, "max"),
+        ("4:memory:/job/step", "memory", V1, 9223372036854771712),
+        ("4:cpu,memory:/job/step", "memory", V1, 9223372036854771712),
+    ],
+)
+def test_the_least_of_nested_groups_counts(line, root, names, none, groups, tmp_path):
+    groups.write_text(f"9:name=systemd:/job/step\n8:pids:/\n{line}\n")
+    top = tmp_path / "sys" / root
+    for folder, limit in ((top, none), (top / "job", 5000), (top / "job/step", none), (top / "other", 10)):
+        limited(folder, names, limit)
+    assert available_bytes() == 2700
+    limited(top / "job/step", names, 4000)
+    assert available_bytes() == 1700
+    limited(top / "job/step", names, 6000)
+    assert available_bytes() == 2700
+    limited(top / "job", names, none)
+    assert available_bytes() == 3700
+    limited(top, names, 3500, cached=0)
+    assert available_bytes() == 500
+
+
+def test_without_a_limit_version_1_is_not_taken_for_one(groups, tmp_path, monkeypatch):
+    groups.write_text("4:memory:/\n")
+    limited(tmp_path / "sys/memory", V1, 9223372036854771712)
+    monkeypatch.setattr(memory, "MEMINFO", tmp_path / "none")
+    assert available_bytes() is None
+
+
+def test_in_a_container_the_path_may_be_one_of_the_host(groups, tmp_path):
+    groups.write_text("0::/docker/0123\n")
+    limited(tmp_path / "sys", V2, 5000)
+    assert available_bytes() == 2700

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import ale_py
@@ -223,6 +224,19 @@ def test_a_game_by_its_gymnasium_id_has_raw_frames_and_says_so(caplog: pytest.Lo
     assert said.startswith("gym/ALE/Pong-v5 is stepped as it is registered") and "use atari/Pong." in said
     with pytest.raises(InputError, match="Did you mean gym/ALE/Pong-v5"):
         make_env("ALE/Pongg-v5")
+
+
+@pytest.mark.parametrize("mode", ["sync", "async"])
+def test_a_raw_game_of_make_vec_says_so_too(mode: str, caplog: pytest.LogCaptureFixture) -> None:
+    small = PixelConfig(frame_stack=2)
+    with caplog.at_level(logging.WARNING, "uld_torchrl"):
+        for wrappers in ([], [partial(AtariPreprocessing, frame_skip=1)]):
+            vector = gymnasium.make_vec("ALE/Pong-v5", 2, mode, wrappers=wrappers)
+            channels = make_env(vector, pixels=small).observation_spec["pixels"].shape[1]
+            assert channels == (2 if wrappers else 6)
+            vector.close()
+    (said,) = caplog.messages  # the wrappers bring the preprocessing
+    assert said.startswith("gym/ALE/Pong-v5 is stepped as it is registered")
 
 
 @pytest.mark.parametrize(

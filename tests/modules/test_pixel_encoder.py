@@ -57,7 +57,7 @@ def test_sizes_and_parameters_are_the_published_ones() -> None:
     assert sum(p.numel() for net in nets.modules() for p in net.parameters()) == 832_256 + others == 4_164_182
 
 
-@pytest.mark.parametrize("shape", [(), (5,), (2, 5)])
+@pytest.mark.parametrize("shape", [(), (5,), (2, 5), (1, 1, 2)])
 def test_leading_dimensions_do_not_mix(shape: tuple[int, ...]) -> None:
     encoder = PixelEncoder((3, 31, 31), 4, 8)
     pixels = torch.randint(256, (*shape, 3, 31, 31), dtype=torch.uint8)
@@ -65,6 +65,12 @@ def test_leading_dimensions_do_not_mix(shape: tuple[int, ...]) -> None:
     assert z_s.shape == (*shape, 8)
     flat, alone = z_s.view(-1, 8), pixels.reshape(-1, 3, 31, 31)
     torch.testing.assert_close(flat[-1], encoder(alone[-1]))
+
+
+@pytest.mark.parametrize("shape", [(0,), (2, 0)])
+def test_no_images_give_no_embeddings(shape: tuple[int, ...]) -> None:
+    pixels = torch.zeros(*shape, 3, 31, 31, dtype=torch.uint8)
+    assert PixelEncoder((3, 31, 31), 4, 8)(pixels).shape == (*shape, 8)
 
 
 def test_overlapping_views_are_read_as_copies_are() -> None:
@@ -96,6 +102,33 @@ def test_images_of_which_nothing_is_left_are_refused(side: int) -> None:
     with pytest.raises(InputError, match=rf"at least 31 pixels, got shape \(3, 84, {side}\)"):
         PixelEncoder((3, 84, side))
     assert PixelEncoder((3, 31, 31), 4, 8).linear.in_features == 4
+
+
+@pytest.mark.parametrize(
+    ("pixels", "got"),
+    [
+        (torch.zeros(5, 3, 31, 40), "torch.float32 of the shape (5, 3, 31, 40)"),
+        (torch.zeros(3, 31, 40, dtype=torch.int64), "torch.int64 of the shape (3, 31, 40)"),
+        (torch.zeros(5, 31, 40, 3, dtype=torch.uint8), "torch.uint8 of the shape (5, 31, 40, 3)"),
+        (torch.zeros(5, 3, 40, 31, dtype=torch.uint8), "torch.uint8 of the shape (5, 3, 40, 31)"),
+        (torch.zeros(5, 1, 31, 40, dtype=torch.uint8), "torch.uint8 of the shape (5, 1, 31, 40)"),
+        (torch.zeros(31, 40, dtype=torch.uint8), "torch.uint8 of the shape (31, 40)"),
+    ],
+)
+def test_images_of_another_type_or_shape_are_refused(pixels: Tensor, got: str) -> None:
+    with pytest.raises(InputError) as caught:
+        PixelEncoder((3, 31, 40), 4, 8)(pixels)
+    wanted = "images must be uint8 from 0 to 255 of the shape (..., 3, 31, 40), channels first, got "
+    assert str(caught.value) == f"{wanted}{got}."
+
+
+def test_it_is_one_graph_and_maps_over_samples_and_parameters() -> None:
+    encoder = PixelEncoder((3, 31, 31), 4, 8)
+    pixels = torch.randint(256, (2, 5, 3, 31, 31), dtype=torch.uint8)
+    z_s = encoder(pixels)
+    compiled = torch.compile(encoder, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(pixels), z_s)
+    torch.testing.assert_close(torch.vmap(encoder)(pixels), z_s)
 
 
 def test_a_single_image_without_channels_is_refused() -> None:

@@ -25,7 +25,7 @@ def test_whole_numbers_of_every_kind_are_counts(value) -> None:
     assert check_count("steps", value) == 3 and type(check_count("steps", value)) is int
 
 
-@pytest.mark.parametrize("value", [1.5, 2.0, "3", None, [3], np.array([3]), np.float64(3)])
+@pytest.mark.parametrize("value", [True, np.True_, 1.5, 2.0, "3", None, [3], np.array([3]), np.float64(3)])
 def test_what_is_not_a_whole_number_is_no_count(value) -> None:
     with pytest.raises(InputError, match="steps must be a whole number, got"):
         check_count("steps", value)

@@ -293,3 +293,16 @@ def test_bad_input_is_named(values, message):
         greedy_loss(random_mdp(0), values)
     with pytest.raises(InputError, match=message):
         check_greedy(random_mdp(0), values)
+
+
+def test_the_bounds_allow_for_the_error_of_the_optimal_values():
+    mdp = random_mdp(3)
+    exact, off = optimal(mdp), 1e-3
+    # Optimal values that are certified to a thousandth only, and too high by as much.
+    live = ~mdp.terminal
+    rough = replace(exact, q=exact.q + off * live[:, None], v=exact.v + off * live, error_bound=off)
+    cost = control._measure(mdp, exact.q, rough).cost
+    assert cost is not None and cost.loss.max() > 100 * cost.tolerance
+    bound = cost.bound - 2.0 * cost.H * off  # what is left of it if the error of the optimum is not seen
+    assert cost.loss.max() <= bound + cost.slack
+    assert cost.slack >= (4.0 * cost.H + 2.0) * off

@@ -272,8 +272,12 @@ def test_sizes_that_cannot_be_are_refused(sizes: Any) -> None:
 def test_other_arguments_that_cannot_be_are_refused() -> None:
     with pytest.raises(InputError, match="runs must be at least 2, got 1"):
         lstd_study(fair(), [10, 20], runs=1, seed=0)
-    with pytest.raises(InputError, match="seed must not be negative"):
+    with pytest.raises(InputError, match="seed must be at least 0"):
         lstd_study(fair(), [10, 20], runs=2, seed=-1)
+    with pytest.raises(InputError, match=r"runs must be a whole number, got 2\.5"):
+        lstd_study(fair(), [10, 20], runs=2.5, seed=0)
+    with pytest.raises(InputError, match=r"seed must be a whole number, got 0\.5"):
+        lstd_study(fair(), [10, 20], runs=2, seed=0.5)
     for wrong in (-1.0, [1.0, 2.0, 3.0], [1.0, -1.0]):
         with pytest.raises(InputError, match="reward_std must be a number or 2 numbers"):
             lstd_study(fair(), [10, 20], runs=2, seed=0, reward_std=wrong)

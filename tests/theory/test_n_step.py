@@ -293,7 +293,17 @@ def test_infinite_returns_are_said_and_not_computed() -> None:
         assert [found.target, found.bias, found.limit_bias, found.error, found.distance] == [None] * 5
 
 
-@pytest.mark.parametrize("n", [0, -1, 1.5, "2"])
+def test_two_policies_that_end_may_mix_into_one_that_does_not() -> None:
+    # The policy leads from 0 to 1 and ends there; the behaviour from 1 to 0 and ends there.
+    P_pi, P_b = [[0, 1], [0, 0]], [[0, 0], [1, 0]]
+    problem = Problem.from_chain(P_pi, [1, 1], np.eye(2), [0.5, 0.5], 1.0)
+    one, two = (n_step_fixed_point(problem, n, behaviour=P_b) for n in (1, 2))
+    assert one.conditions[1].holds and one.target.tolist() == [2.0, 1.0]
+    assert two.conditions[1].name == "returns are finite" and two.conditions[1].holds is False
+    assert two.target is None and two.bias is None
+
+
+@pytest.mark.parametrize("n", [0, -1, 1.5, "2", True])
 def test_a_number_of_steps_that_cannot_be_is_refused(n: Any) -> None:
     with pytest.raises(InputError, match="n must be a whole number from 1"):
         n_step_fixed_point(tabular(ends(), Policy.uniform(ends())), n)

@@ -36,6 +36,7 @@ from theory.catalogue import load
 from theory.interpolation import FeatureSweep, SweepPoint, feature_sweep
 from theory.lstd import lstd_study
 from theory.n_step import n_step_fixed_point
+from theory.plots.decomposition import _number
 from theory.target_networks import target_network_radius
 from theory.truncation import truncation
 
@@ -363,3 +364,35 @@ def test_kolters_errors_are_the_known_ones_and_unbounded_at_the_singular_share()
     for bad in ([], [1.2], [-0.1], [float("nan")]):
         with pytest.raises(InputError, match="numbers from 0 to 1"):
             plots.kolter_curve(bad)
+
+
+def test_points_whose_features_have_run_out_are_hollow_and_floors_are_named() -> None:
+    points = tuple(SweepPoint(d, min(d, 2), "unique", 0.1, 0.1, 0.1, 0.1 * (d < 3)) for d in (1, 2, 3, 4))
+    figure = plots.plot_feature_sweep(FeatureSweep("eigen", points, 4, 1.0, 1.0))
+    for axes in figure.axes:
+        (hollow,) = [line for line in axes.lines if line.get_markerfacecolor() == "white"]
+        np.testing.assert_array_equal(hollow.get_ydata(), [np.nan, np.nan, 0.1, 0.1])
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert labels[2:] == ["norm of the values", "at or below rounding", "rank below d"]
+    full = plots.plot_feature_sweep(FeatureSweep("eigen", points[:2], 4, 1.0, 1.0))
+    assert len(full.legends[0].get_texts()) == 3 and len(full.axes[1].lines) == 3
+
+
+def test_a_legend_names_only_what_is_drawn() -> None:
+    study = lstd_study(FAIR, [10, 20], runs=5, seed=0)
+    assert study.used is not None and not study.used.any()
+    texts = [text.get_text() for text in plots.plot_lstd(study).axes[0].get_legend().get_texts()]
+    assert "too few samples for the law" in texts and "sampled LSTD, 95% interval" not in texts
+    still = replace(td_trajectory(SMALL, step_size=0.5, steps=3), predicted_rate=0.0)
+    texts = [text.get_text() for text in plots.plot_td_error(still).axes[0].get_legend().get_texts()]
+    assert texts == ["expected TD"]
+
+
+def test_one_number_of_steps_has_whole_ticks() -> None:
+    for axes in plots.plot_n_step([n_step_fixed_point(SMALL, 1)]).axes:
+        assert all(tick == round(tick) for tick in axes.get_xticks())
+
+
+def test_numbers_on_a_map_are_not_in_powers_of_ten_below_a_hundred_thousand() -> None:
+    assert [_number(value, 1e3) for value in (99.4, 99.5, 99.99, 100.4)] == ["99", "100", "100", "100"]
+    assert _number(-99.6, 1e3) == "-100" and _number(0.1234, 1.0) == "0.12"

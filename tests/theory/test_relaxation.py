@@ -380,3 +380,17 @@ def test_a_relaxed_rollout_may_diverge():
     assert found.spectral_radius == pytest.approx(1.08) and not converges.holds
     assert converges.value == found.spectral_radius and converges.margin == pytest.approx(-0.08)
     assert found.w == pytest.approx([-7.5]) and found.report.condition("the model has a value").holds
+
+
+def test_a_policy_that_looks_at_the_state_by_a_millionth_looks_at_it():
+    probs = np.full((6, 2), 0.5)
+    assert (
+        relax_to_state(*product_case(1, Policy(probs)))
+        .report.condition("policy does not look at the state")
+        .holds
+    )
+    probs[2] += [1e-6, -1e-6]
+    seen = relax_to_state(*product_case(1, Policy(probs))).report.condition(
+        "policy does not look at the state"
+    )
+    assert seen.holds is False and seen.value == pytest.approx(1e-6, rel=1e-6)

@@ -113,3 +113,13 @@ def test_an_infinite_number_exceeds_a_finite_threshold() -> None:
 def test_reports_with_arrays_are_compared_by_identity_and_can_be_kept_in_sets() -> None:
     one, other = (Report("t", "pass", 0.0, 0.0, (), {"w": np.ones(2)}) for _ in range(2))
     assert one == one and one != other and len({one, other}) == 2
+
+
+def test_complex_numbers_with_infinite_parts_are_sorted_too() -> None:
+    values = np.array([complex(np.inf, 0), 1 + 2j, 1 - 2j, complex(-np.inf, 0)])
+    assert plain(values) == [["-inf", 0.0], [1.0, -2.0], [1.0, 2.0], ["inf", 0.0]]
+
+
+def test_no_number_of_a_table_is_minus_zero() -> None:
+    text = Report("t", "pass", -0.0, 0.0, (Condition("c", True, 0.0, 0.0, -0.0),)).to_markdown()
+    assert "| c | 0 | 0 | 0 | yes |" in text and "-0" not in text

@@ -164,6 +164,16 @@ def test_nstep_writes_the_bias_of_the_behaviours_returns(tmp_path: Path) -> None
     assert ", its own returns: pass" in (tmp_path / "nstep.md").read_text()
 
 
+@pytest.mark.parametrize("word", ["uniform", "nonsense"])
+def test_a_behaviour_on_a_chain_without_actions_is_refused(
+    word: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["nstep", "--mdp", "catalogue:baird_star", "--behaviour", word, "--steps", "1"]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and "--behaviour needs actions, and this problem is a bare chain; leave it out" in err
+    assert main(["nstep", "--mdp", "catalogue:baird_star", "--steps", "1"]) == 0
+
+
 def test_lstd_writes_sizes_slope_and_picture(tmp_path: Path) -> None:
     chosen = ["lstd", *LAKE, "--runs", "50", "--seed", "3"]
     assert main([*chosen, "-o", str(tmp_path)]) == 0
@@ -228,3 +238,9 @@ def test_a_prediction_that_fails_is_exit_code_1(monkeypatch: pytest.MonkeyPatch)
     right = study_reports.outer_matrices
     monkeypatch.setattr(study_reports, "outer_matrices", lambda *given: [2.0 * H for H in right(*given)])
     assert main(["targets", "--mdp", "riverswim"]) == 1
+
+
+def test_a_sweep_says_where_features_have_run_out(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["sweep", "--mdp", "riverswim", "--features", "svd,eigen", "--dims", "6,7"]) == 0
+    six, seven = capsys.readouterr().out.splitlines()[-2:]
+    assert "rank" not in six and seven.count(" (rank 6) |") == 1

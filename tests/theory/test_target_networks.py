@@ -201,8 +201,8 @@ def test_inner_steps_that_cannot_be_are_refused(inner: Any) -> None:
         target_network_radius(sign_flip(), 0.1, inner)
 
 
-@pytest.mark.parametrize("step_size", [0.0, -0.1, math.inf, math.nan])
-def test_step_sizes_that_cannot_be_are_refused(step_size: float) -> None:
+@pytest.mark.parametrize("step_size", [0.0, -0.1, math.inf, math.nan, "a", None])
+def test_step_sizes_that_cannot_be_are_refused(step_size: Any) -> None:
     with pytest.raises(InputError, match="step_size must be positive and finite"):
         target_network_radius(sign_flip(), step_size, 1)
 
@@ -220,5 +220,7 @@ def test_a_run_needs_a_fixed_point_a_start_and_steps() -> None:
         target_network_trajectory(sign_flip(), **loops, w0=[1.0, 2.0])
     with pytest.raises(InputError, match="outer_steps must be at least 1"):
         target_network_trajectory(sign_flip(), **(loops | {"outer_steps": 0}))
+    with pytest.raises(InputError, match=r"outer_steps must be a whole number, got 1\.5"):
+        target_network_trajectory(sign_flip(), **(loops | {"outer_steps": 1.5}))
     with pytest.raises(InputError, match="inner_steps must be a whole number"):
         target_network_trajectory(sign_flip(), **(loops | {"inner_steps": [1, 2]}))

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from theory import InputError, Problem, catalogue, fit_linear_model, stability, td_fixed_point
-from theory.truncation import Horizon, truncation, truncation_horizon
+from theory.truncation import Horizon, _guarantees, truncation, truncation_horizon
 
 TVR = [[0.0, 1.0], [0.0, 1.0]]
 HALF = [0.5, 0.5]
@@ -280,14 +280,51 @@ def test_features_scaled_apart_change_nothing():
     assert truncation(scaled, 9).holds
 
 
-@pytest.mark.parametrize("tolerance", [0.0, -1.0, np.nan, np.inf])
+@pytest.mark.parametrize("tolerance", [0.0, -1.0, np.nan, np.inf, "3"])
 def test_a_tolerance_that_is_none_is_refused(tolerance):
-    with pytest.raises(InputError, match="tolerance must be positive and finite"):
+    with pytest.raises(InputError, match="tolerance must be"):
         truncation_horizon(A10, tolerance)
 
 
+@pytest.mark.parametrize("steps", [2.5, "3", True])
+def test_steps_that_are_no_whole_number_are_refused(steps):
+    with pytest.raises(InputError, match="steps must be a whole number"):
+        truncation(A10, steps)
+
+
+def last_above(G: np.ndarray, share: float) -> int:
+    """Return the step after the last one whose power is larger than the share, step by step."""
+    power, last = np.eye(len(G)), 0
+    for t in range(1, 2000):
+        power = G @ power
+        if np.linalg.norm(power, 2) > share * (1 + 1e-9):
+            last = t + 1
+    return last if last or share >= 1.0 else 1
+
+
+def test_a_guarantee_allows_for_growth_before_decay():
+    G = np.array([[-0.172, -5.258], [0.0, -0.384]])  # powers of norm 5.3, 2.9 and then 1.3
+    found = [steps for steps, _ in _guarantees(G, 1.735).values()]
+    assert last_above(G, 1.735) == 3 and min(found) >= 3
+
+
+@few
+@given(seeds, st.floats(1e-4, 3.0))
+def test_no_power_beyond_a_guarantee_is_larger_than_the_share(seed, share):
+    rng = np.random.default_rng(seed)
+    low, high = rng.uniform(-0.8, 0.8, 2)  # closer to one, growth hides all powers in rounding: no guarantee
+    G = np.array([[low, rng.uniform(-30.0, 30.0)], [0.0, high]])
+    found = [steps for steps, _ in _guarantees(G, share).values()]
+    assert min(found, default=np.inf) >= last_above(G, share)
+
+
+def test_a_norm_below_one_by_rounding_guarantees_nothing():
+    assert _guarantees(np.array([[np.nextafter(1.0, 0.0)]]), 0.5) == {}
+    assert _guarantees(np.array([[0.5]]), 0.5)[0][0] == 1
+
+
 def test_negative_steps_are_refused_and_no_step_is_the_value_itself():
-    with pytest.raises(InputError, match="steps must not be negative, got -1"):
+    with pytest.raises(InputError, match="steps must be at least 0, got -1"):
         truncation(A10, -1)
     assert truncation(A10, 0).error == pytest.approx([1.5 * np.sqrt(2.5)])
     assert isinstance(truncation_horizon(A10, 100.0), Horizon) and truncation_horizon(A10, 100.0).needed == 0

@@ -6,6 +6,7 @@ import pytest
 import torch
 from tensordict import TensorDict
 
+from uld_torchrl.errors import InputError
 from uld_torchrl.functional import random_shift
 from uld_torchrl.trainers.augmentation import shift_images
 
@@ -86,3 +87,12 @@ def test_a_shift_of_zero_and_vectors_alone_cost_nothing() -> None:
     assert shift_images(given, ["pixels"], 0) is given
     assert shift_images(given, ["state"], PAD) is given
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_shift_of_the_whole_image_is_refused() -> None:
+    assert shift_images(window(), ["pixels"], SIZE - 1)["pixels"].shape == (B, H, 2, SIZE, SIZE)
+    wide = window().apply(lambda x: x.repeat_interleave(2, -1))
+    for given, pad, size in ((window(), SIZE, "12 and 12"), (wide, SIZE + 3, "12 and 24")):
+        with pytest.raises(InputError, match=f"image_shift must be smaller than .*, {size}, got {pad}"):
+            shift_images(given, ["pixels"], pad)
+    assert shift_images(wide, ["state"], 100) is wide

@@ -69,8 +69,27 @@ def test_predict_says_what_an_observation_is() -> None:
     agent = agent_of("discrete")
     with pytest.raises(InputError, match=r"uint8 of the shape \(9, 40, 40\).*stack_frames"):
         agent.predict(np.zeros((40, 40, 3), np.uint8))
-    with pytest.raises(InputError, match=r"or \(B, 9, 40, 40\) for a batch, got float64"):
-        agent.predict(torch.zeros(9, 40, 40))
+    for given, name in ((torch.float32, "float32"), (torch.float64, "float64"), (torch.bfloat16, "float64")):
+        with pytest.raises(InputError, match=rf"or \(B, 9, 40, 40\) for a batch, got {name} of the shape"):
+            agent.predict(torch.zeros(9, 40, 40, dtype=given))
+
+
+@pytest.mark.parametrize("kind", SPACES)
+def test_predict_reads_arrays_however_they_lie_in_memory(kind: str) -> None:
+    agent, observations = agent_of(kind), stacks(kind, 5)
+    backwards = observations[:, :, ::-1, ::-1]
+    np.testing.assert_array_equal(agent.predict(backwards), agent.predict(backwards.copy()))
+    locked = observations.copy()
+    locked.flags.writeable = False
+    np.testing.assert_array_equal(agent.predict(locked), agent.predict(observations))
+    np.testing.assert_array_equal(locked, observations)
+
+
+@pytest.mark.parametrize("kind", SPACES)
+def test_an_empty_batch_has_no_actions(kind: str) -> None:
+    agent = agent_of(kind)
+    actions = agent.predict(stacks(kind, 0))
+    assert (actions.shape, actions.dtype) == ((0, *agent.action_space.shape), agent.action_space.dtype)
 
 
 @pytest.mark.parametrize("kind", SPACES)

@@ -112,6 +112,15 @@ def test_tensors_are_taken_as_arrays_are() -> None:
         np.testing.assert_array_equal(agent.predict({"gear": torch.tensor(2), "place": place}), expected)
 
 
+def test_arrays_are_read_however_they_lie_in_memory() -> None:
+    agent, places = agent_of(WHEEL), np.linspace(-9, 9, 30, dtype=np.float32).reshape(10, 3)
+    backwards = places[::-1, ::-1]
+    np.testing.assert_array_equal(agent.predict(backwards), agent.predict(backwards.copy()))
+    places.flags.writeable = False
+    assert agent.predict(places).shape == (10, 2, 1)
+    assert agent.predict(places[:0]).shape == (0, 2, 1)
+
+
 BAD: dict[str, tuple[Any, Any, list[str]]] = {
     "too short": (PLACE, [1.0, 2.0], ["(3,)", "(2,)"]),
     "too many dimensions": (PLACE, np.zeros((2, 2, 3)), ["(3,)", "(2, 2, 3)"]),

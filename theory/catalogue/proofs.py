@@ -17,6 +17,7 @@ from theory.catalogue.exact_measures import STATE_MEASURES, Proofs, Real
 from theory.errors import InputError
 from theory.exact.backend import current
 from theory.exact.problem import check_size
+from theory.exact.rationals import as_text
 from theory.exact.roots import Disc
 from theory.report import Condition, Report
 
@@ -141,4 +142,4 @@ def _text(value: Any) -> Any:
         return f"{float(value.real):.10g}{float(value.imaginary):+.10g}i ({value.multiplicity} times)"
     if isinstance(value, list | tuple):
         return [_text(item) for item in value]
-    return str(value)
+    return as_text(value) if isinstance(value, Fraction) else str(value)

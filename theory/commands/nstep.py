@@ -49,8 +49,10 @@ def run(parsed: Namespace) -> int:
 
 def _behaviour(value: str | None, problem: Problem) -> Policy | None:
     """Return the behaviour policy, or None for the policy itself."""
-    if value is None or problem.mdp is None:
+    if value is None:
         return None
+    if problem.mdp is None:
+        raise InputError("--behaviour needs actions, and this problem is a bare chain; leave it out.")
     try:
         return choose_policy(value, problem.mdp)
     except InputError as error:  # it speaks of --policy

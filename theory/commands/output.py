@@ -96,6 +96,9 @@ def _written(picture: Picture, directory: Path) -> str:
     target = directory / picture.file
     try:
         figure = picture.draw()
+    except ImportError as error:
+        target.unlink(missing_ok=True)
+        return f"{picture.caption}: not drawn. {error}; pictures need it: 'pip install matplotlib'."
     except InputError as error:
         target.unlink(missing_ok=True)  # one of an earlier run would be taken for this one's
         return f"{picture.caption}: not drawn. {error}"

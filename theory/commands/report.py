@@ -12,7 +12,7 @@ from theory.commands.output import Picture, add_output_argument, finish
 from theory.commands.trajectory import draw_run, rollout_eigenvalues
 from theory.errors import InputError
 from theory.problem import Problem
-from theory.problem_report import Findings, investigate, problem_report
+from theory.problem_report import Findings, investigate, problem_report, weights_of_error
 from theory.value_error import ValueErrorSplit
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ def run(parsed: Namespace) -> int:
 
 def _pictures(problem: Problem, found: Findings, grid: tuple[int, ...]) -> list[Picture]:
     """Return what is worth drawing; maps only for MDPs that lie on a plane."""
+    at = f", at {weights_of_error(found)}"
     pictures = [
         Picture("bounds.png", "Every bound against the true error", partial(_bounds, found)),
         Picture("tightness.png", "How much of each bound is truth", partial(_tightness, found)),
@@ -45,13 +46,15 @@ def _pictures(problem: Problem, found: Findings, grid: tuple[int, ...]) -> list[
             "eigenvalues.png", "What decides about TD and about the rollout", partial(_plane, problem, found)
         ),
         Picture("td_error.png", "TD against its predicted rate", partial(_td, problem, found)),
-        Picture("decomposition.png", "What the error consists of", partial(_parts, problem, found)),
+        Picture("decomposition.png", f"What the error consists of{at}", partial(_parts, problem, found)),
     ]
     if len(grid) == 2:
         shape = (grid[0], grid[1])
         pictures += [
-            Picture("error_map.png", "Where the error is", partial(_error_map, problem, found, shape)),
-            Picture("parts_map.png", "What it consists of where", partial(_parts_map, problem, found, shape)),
+            Picture("error_map.png", f"Where the error is{at}", partial(_error_map, problem, found, shape)),
+            Picture(
+                "parts_map.png", f"What it consists of where{at}", partial(_parts_map, problem, found, shape)
+            ),
         ]
     return pictures
 

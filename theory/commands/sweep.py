@@ -13,7 +13,7 @@ from theory import plots
 from theory.commands.choices import add_problem_arguments, chosen_setting, number, setting_name
 from theory.commands.output import Picture, add_output_argument, finish
 from theory.errors import InputError
-from theory.interpolation import FEATURE_KINDS, FeatureSweep, feature_sweep
+from theory.interpolation import FEATURE_KINDS, FeatureSweep, SweepPoint, feature_sweep
 from theory.report import Condition, Report
 
 if TYPE_CHECKING:
@@ -107,13 +107,18 @@ def _curves(sweeps: Sequence[FeatureSweep]) -> dict[str, list[dict[str, object]]
 
 
 def _table(sweeps: Sequence[FeatureSweep]) -> str:
-    """Return the errors in the D-norm as Markdown, one line a number of features."""
+    """Return the errors in the D-norm as Markdown, and where ranks fall short of d."""
     heads = [f"{sweep.features}: {name}" for sweep in sweeps for name in ("TD", "best")]
     lines = [f"| d | {' | '.join(heads)} |", "|" + "---|" * (1 + len(heads))]
     for points in zip(*(sweep.points for sweep in sweeps), strict=True):
-        cells = [_cell(value) for point in points for value in (point.error_D, point.best_D)]
+        cells = [cell for point in points for cell in (_td_cell(point), _cell(point.best_D))]
         lines.append(f"| {points[0].d} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _td_cell(point: SweepPoint) -> str:
+    """Return the error of TD, and the rank where the kind has run out of features."""
+    return _cell(point.error_D) + (f" (rank {point.rank})" if point.rank < point.d else "")
 
 
 def _cell(value: float | None) -> str:

@@ -9,5 +9,10 @@ Seconds for theorem 1 and theorem 2, three successors a row, small fractions: wi
 and 6 in Python, 6 and 0.4 with python-flint; with 80 and 20, below 0.5 each. They grow with about the fifth
 power of the size: beyond 200 rows or 48 features (250 and 60 with python-flint) a problem is refused.
 
+Sizes are checked, digits are not. Floats without simple fractions beside them (a measured chain, random
+features) have denominators of about 100 bits a row, all different: a dense chain of such floats with 80 rows
+and 20 features took 37 seconds for theorem 1 and 15 for theorem 2 with python-flint, on busy cores.
+Round such inputs to fractions first ("0.123"), or use floats (``exact=False``).
+
 The modules are imported by their names; what users need is in ``theory`` itself.
 """

@@ -2,6 +2,7 @@ r"""Positive definiteness of a symmetric matrix of fractions, decided by :math:`
 
 The pivots are ratios of leading minors, found by fraction-free elimination; a matrix is positive definite if
 and only if all are positive. A pivot of zero whose remaining row is zero leaves the matrix semidefinite.
+Where fractions are long, :func:`sign` first tries short numbers beside them, which decides most cases.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from theory.exact.linear import integers
 from theory.exact.rationals import ExactMatrix, ExactVector
 
 Sign = Literal["definite", "semidefinite", "indefinite"]
+SHORT = 64  # bits
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,48 @@ def ldl(matrix: Sequence[Sequence[Fraction]]) -> LDL:
         _eliminate(rows, k, previous)
         previous = pivot
     return LDL(sign, D, columns)
+
+
+def sign(matrix: Sequence[Sequence[Fraction]]) -> Sign:
+    r"""Return what :func:`ldl` says of the sign, sooner where fractions are long.
+
+    Scale rows and columns by powers of two until the diagonal is near :math:`2^{64}`, which keeps the sign,
+    and round to integers R. The rounding has norm at most n / 2, so the matrix is positive definite if
+    :math:`R-nI` is, and has a negative direction if :math:`R+nI` has one. Otherwise nothing is rounded.
+
+    Example:
+        >>> third = Fraction(1, 3**99)
+        >>> sign([[Fraction(1), third], [third, Fraction(1)]])
+        'definite'
+    """
+    longest = max((x.denominator.bit_length() for row in matrix for x in row), default=0)
+    if longest > SHORT:
+        shifts = [_shift(row[i]) for i, row in enumerate(matrix)]
+        rounded = [
+            [Fraction(_nearest(x, shifts[i] + shifts[j])) for j, x in enumerate(row)]
+            for i, row in enumerate(matrix)
+        ]
+        if ldl(_plus(rounded, -len(rounded))).sign == "definite":
+            return "definite"
+        if ldl(_plus(rounded, len(rounded))).sign == "indefinite":
+            return "indefinite"
+    return ldl(matrix).sign
+
+
+def _shift(x: Fraction) -> int:
+    """Return k such that x 4^k is about 2^SHORT in size; 0 for zero."""
+    size = x.numerator.bit_length() - x.denominator.bit_length()
+    return (SHORT - size) // 2 if x else 0
+
+
+def _nearest(x: Fraction, power: int) -> int:
+    """Return the integer nearest to x 2^power."""
+    return round(x * Fraction(2) ** power)
+
+
+def _plus(matrix: ExactMatrix, x: int) -> ExactMatrix:
+    """Return the matrix plus x times the identity."""
+    return [[y + x if i == j else y for j, y in enumerate(row)] for i, row in enumerate(matrix)]
 
 
 def _integer_rows(matrix: Sequence[Sequence[Fraction]]) -> tuple[list[list[int]], list[int]]:

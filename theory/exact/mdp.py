@@ -13,7 +13,7 @@ from fractions import Fraction
 from scipy import sparse
 
 from theory.checks import Array, Matrix
-from theory.exact.rationals import Change, changed, normalised, snap
+from theory.exact.rationals import Change, changed, listed, normalised, snap
 
 
 @dataclass(frozen=True)
@@ -72,13 +72,15 @@ def exact_mdp(P: Matrix, r: Array, gamma: float, terminal: Sequence[bool], start
 
 
 def sparse_rows(matrix: Matrix) -> list[dict[int, float]]:
-    """Return the entries of each row that are not zero, by column.
+    """Return the stored entries of each row, by column; entries stored twice are summed.
 
     Example:
         >>> import numpy as np
         >>> sparse_rows(np.array([[0.0, 0.5], [0.0, 0.0]]))
         [{1: 0.5}, {}]
     """
-    table = sparse.csr_array(matrix)
+    table = sparse.csr_array(matrix, copy=True)
+    table.sum_duplicates()
     spans = list(zip(table.indptr[:-1], table.indptr[1:], strict=True))
-    return [dict(zip(table.indices[a:b].tolist(), table.data[a:b].tolist(), strict=True)) for a, b in spans]
+    data = listed("the matrix", table.data)
+    return [dict(zip(table.indices[a:b].tolist(), data[a:b], strict=True)) for a, b in spans]

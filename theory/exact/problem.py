@@ -14,25 +14,28 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from theory.checks import row_tolerance
 from theory.errors import InputError
 from theory.exact.backend import PYTHON, current, has_flint
 from theory.exact.linear import integers
 from theory.exact.mdp import ExactMDP, sparse_rows
 from theory.exact.rationals import (
-    ROW_SUM_TOLERANCE,
     Change,
     ExactMatrix,
     ExactVector,
     as_fraction,
     changed,
     is_float,
+    listed,
     normalised,
 )
 
 if TYPE_CHECKING:
     from theory.problem import Problem
 
-LEAK = Fraction(1, 10**12)  # a sum of floats this much below one is a real chance to end, not rounding
+# A sum of float64 this much below one is a real chance to end, not rounding; a sum of narrower floats is
+# one only beyond the tolerance of their type.
+LEAK = Fraction(1, 10**12)
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,8 @@ class ExactProblem:
 
         Integers, fractions and strings such as "1/3" or "0.95" are taken as they are. A float becomes the
         fraction with a denominator of at most 10000 that it rounds, or else its exact binary value. Weights
-        with floats, and such rows of ``P_pi`` that sum to one up to rounding, are divided by their sum.
+        with floats, and such rows of ``P_pi`` that sum to one up to the rounding of their type (1e-9; 1e-5 in
+        float32), are divided by their sum. Entries that a sparse matrix stores twice are summed.
 
         Args:
             P_pi: (n, n), nested lists or an array, dense or sparse; or n mappings, probability by successor.
@@ -90,7 +94,7 @@ class ExactProblem:
             >>> thirds.P[0], str(thirds.changes[0])
             ({0: Fraction(1, 3), 1: Fraction(2, 3)}, 'P_pi: 2 numbers changed, by at most 3.7e-17')
         """
-        rewards, reward_change = _vector("r", _listed("r", r))
+        rewards, reward_change = _vector("r", listed("r", r))
         n = len(rewards)
         chain, chain_change = _chain(P_pi, n)
         features, feature_change = _features(Z, n)
@@ -109,12 +113,17 @@ class ExactProblem:
         From an MDP, transitions and policy are made exact separately and then multiplied, so that products
         of thirds are ninths; a bare chain is taken as in :meth:`from_chain`.
 
+        Raises:
+            InputError: it is no ``Problem``.
+
         Example:
             >>> from theory.problem import Problem
             >>> floats = Problem.from_chain([[0.1]], [1.0], [[3.0]], [1.0], 0.9)
             >>> ExactProblem.from_problem(floats).P[0][0]
             Fraction(1, 10)
         """
+        if isinstance(problem, ExactProblem) or not hasattr(problem, "policy"):
+            raise InputError(f"problem must be a Problem of floats, got a {type(problem).__name__}.")
         if problem.mdp is None or problem.policy is None or problem.rows is None:
             arrays = (problem.P_pi, problem.r, problem.Z, problem.mu, problem.gamma)
             return cls.from_chain(*arrays)
@@ -186,15 +195,35 @@ class ExactProblem:
         return [[Fraction(x, a * b * c) for x in row] for row in total]
 
 
-def check_size(problem: Problem | ExactProblem) -> None:
-    """Raise if the proofs would take much more than a minute.
+def check_exact(problem: Any) -> None:
+    """Raise unless a problem is one of fractions.
 
     Raises:
-        InputError: too many rows or features; the message says what to do.
+        InputError: anything else; a ``Problem`` of floats has to be made exact first.
+
+    Example:
+        >>> check_exact(ExactProblem.from_chain([[0]], [1], [[2]], [1], 1))
+    """
+    if not isinstance(problem, ExactProblem):
+        raise InputError(
+            f"problem must be an ExactProblem, got a {type(problem).__name__}; "
+            "make one with ExactProblem.from_problem or ExactProblem.from_chain."
+        )
+
+
+def check_size(problem: Problem | ExactProblem) -> None:
+    """Raise if the proofs would take much more than a minute on small fractions; digits are not weighed.
+
+    Dense floats without simple fractions beside them take many times as long (``theory.exact`` has figures).
+
+    Raises:
+        InputError: no problem, or too many rows or features; the message says what to do.
 
     Example:
         >>> check_size(ExactProblem.from_chain([[0]], [1], [[2]], [1], 1))
     """
+    if not (hasattr(problem, "n") and hasattr(problem, "d")):
+        raise InputError(f"problem must be an ExactProblem or a Problem, got a {type(problem).__name__}.")
     backend = current()
     if problem.n <= backend.most_rows and problem.d <= backend.most_features:
         return
@@ -227,15 +256,6 @@ def _pair_rows(
     return tuple(chain)
 
 
-def _listed(name: str, value: Any) -> list[Any]:
-    """Return a list, also of an array or tuple."""
-    if isinstance(value, np.ndarray):
-        return list(value.tolist())
-    if isinstance(value, str) or not isinstance(value, Iterable):
-        raise InputError(f"{name} must be a list or an array, got {value!r}.")
-    return list(value)
-
-
 def _vector(name: str, given: list[Any]) -> tuple[tuple[Fraction, ...], Change]:
     if not given:
         raise InputError(f"{name} must have shape (n,) with n > 0, got nothing.")
@@ -243,28 +263,32 @@ def _vector(name: str, given: list[Any]) -> tuple[tuple[Fraction, ...], Change]:
     return exact, changed(name, given, exact)
 
 
+def _rounding(given: Iterable[Any]) -> Fraction:
+    """Return how far a sum of these numbers may be from one by rounding; zero if none is a float."""
+    return max((Fraction(row_tolerance(x)) for x in given if is_float(x)), default=Fraction(0))
+
+
 def _features(Z: Any, n: int) -> tuple[tuple[tuple[Fraction, ...], ...], Change]:
     """Return (n, d) features; a plain list of numbers is one feature."""
-    given = [row if isinstance(row, list | tuple | np.ndarray) else [row] for row in _listed("Z", Z)]
-    listed = [_listed("Z", row) for row in given]
-    widths = {len(row) for row in listed}
-    if len(listed) != n or len(widths) != 1 or widths == {0}:
-        raise InputError(f"Z must have shape (n, d) with n = {n} rows and d > 0, got {len(listed)} rows.")
-    exact = tuple(tuple(as_fraction("Z", x, f" at row {i}") for x in row) for i, row in enumerate(listed))
-    return exact, changed("Z", [x for row in listed for x in row], [x for row in exact for x in row])
+    given = [row if isinstance(row, list | tuple | np.ndarray) else [row] for row in listed("Z", Z)]
+    table = [listed("Z", row) for row in given]
+    widths = {len(row) for row in table}
+    if len(table) != n or len(widths) != 1 or widths == {0}:
+        raise InputError(f"Z must have shape (n, d) with n = {n} rows and d > 0, got {len(table)} rows.")
+    exact = tuple(tuple(as_fraction("Z", x, f" at row {i}") for x in row) for i, row in enumerate(table))
+    return exact, changed("Z", [x for row in table for x in row], [x for row in exact for x in row])
 
 
 def _weights(mu: Any, n: int) -> tuple[tuple[Fraction, ...], Change]:
     """Return weights that sum to one exactly; only those with floats are divided by their sum."""
-    given = _listed("mu", mu)
+    given = listed("mu", mu)
     exact, _ = _vector("mu", given)
     if len(exact) != n:
         raise InputError(f"mu must have shape ({n},), got {len(exact)} weights.")
     if min(exact) < 0:
         raise InputError(f"mu must not be negative, got {min(exact)} at row {exact.index(min(exact))}.")
     total = sum(exact, Fraction(0))
-    rounded = any(map(is_float, given)) and abs(total - 1) <= ROW_SUM_TOLERANCE
-    if total != 1 and not rounded:
+    if abs(total - 1) > _rounding(given):
         raise InputError(f"mu must sum to 1, got {total}; divide it by its sum.")
     weights = tuple(normalised(exact))
     return weights, changed("mu", given, weights)
@@ -284,7 +308,7 @@ def _chain(P_pi: Any, n: int) -> tuple[tuple[dict[int, Fraction], ...], Change]:
 def _given_rows(P_pi: Any) -> list[Mapping[int, Any]]:
     if hasattr(P_pi, "tocsr"):
         return list(sparse_rows(P_pi))
-    rows = [row if isinstance(row, Mapping) else _listed("P_pi", row) for row in _listed("P_pi", P_pi)]
+    rows = [row if isinstance(row, Mapping) else listed("P_pi", row) for row in listed("P_pi", P_pi)]
     for i, row in enumerate(rows):
         if len(row) != len(rows) and not isinstance(row, Mapping):
             raise InputError(
@@ -295,13 +319,19 @@ def _given_rows(P_pi: Any) -> list[Mapping[int, Any]]:
 
 def _probabilities(i: int, row: Mapping[int, Any], n: int) -> dict[int, Fraction]:
     """Return one checked row; floats that sum to one up to rounding are divided by their sum."""
+    for j in row:
+        if not isinstance(j, int | np.integer) or isinstance(j, bool) or not 0 <= j < n:
+            raise InputError(
+                f"Row {i} of P_pi has a successor {j!r} that is no row; rows are whole numbers "
+                f"from 0 to {n - 1}."
+            )
     exact = {j: as_fraction("P_pi", p, f" at row {i}") for j, p in row.items()}
-    if any(not 0 <= j < n for j in exact):
-        raise InputError(f"Row {i} of P_pi has a successor that does not exist; there are {n}, from 0.")
     if min(exact.values(), default=Fraction(0)) < 0:
         raise InputError(f"P_pi must not be negative, got {min(exact.values())} at row {i}.")
-    total, has_floats = sum(exact.values(), Fraction(0)), any(map(is_float, row.values()))
-    if has_floats and 1 - LEAK <= total <= 1 + ROW_SUM_TOLERANCE:
+    total, above = sum(exact.values(), Fraction(0)), _rounding(row.values())
+    narrow = above > _rounding([1.0])
+    below = above if narrow else min(above, LEAK)
+    if 1 - below <= total <= 1 + above:
         return dict(zip(exact, normalised(list(exact.values())), strict=True))
     if total > 1:
         raise InputError(f"A row of P_pi must sum to at most 1, got {total} at row {i}.")

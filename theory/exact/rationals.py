@@ -2,12 +2,13 @@
 
 A float such as 0.33333333333333337 was meant as 1/3. It is replaced only where a fraction with a
 small denominator lies within a few units in the last place; any other float is taken as the exact
-binary number it is. Every replacement is counted and reported (:class:`Change`).
+binary number it is, and so is every float that is to be audited. Every replacement is counted and
+reported (:class:`Change`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, TypeAlias
@@ -17,8 +18,9 @@ import numpy as np
 from theory.errors import InputError
 
 LARGEST_DENOMINATOR = 10_000
+LARGEST_SNAPPED = 10_000  # beyond, so many fractions are this close that any float would have one
+LONGEST_TEXT = 4000  # digits; Python writes no integer of more than 4300 unless told to
 SNAP_ULPS = 8  # FrozenLake's thirds are one ulp off; sums of a few such entries a few more
-ROW_SUM_TOLERANCE = Fraction(1, 10**9)  # floats that miss a sum of one by this much are divided by their sum
 
 ExactVector: TypeAlias = "list[Fraction]"
 ExactMatrix: TypeAlias = "list[list[Fraction]]"
@@ -52,14 +54,17 @@ class Change:
 def snap(number: float) -> Fraction:
     """Return the fraction with a denominator of at most 10000 that ``number`` rounds, else its exact value.
 
+    The exact value is kept beyond 10000, and where the fraction would be 0 or 1: a discount just below one
+    and a tiny probability are not the same problem as one and zero.
+
     Example:
         >>> snap(0.33333333333333337), snap(0.1), snap(2.0**-30) == Fraction(1, 2**30)
         (Fraction(1, 3), Fraction(1, 10), True)
     """
-    simple = Fraction(number).limit_denominator(LARGEST_DENOMINATOR)
-    if abs(float(simple) - number) <= SNAP_ULPS * float(np.spacing(abs(number))):
-        return simple
-    return Fraction(number)
+    exact = Fraction(number)
+    simple = exact.limit_denominator(LARGEST_DENOMINATOR)
+    near = abs(float(simple) - number) <= SNAP_ULPS * float(np.spacing(abs(number)))
+    return simple if near and abs(number) <= LARGEST_SNAPPED and simple not in (0, 1) else exact
 
 
 def normalised(row: Sequence[Fraction]) -> list[Fraction]:
@@ -71,6 +76,23 @@ def normalised(row: Sequence[Fraction]) -> list[Fraction]:
     """
     total = sum(row, Fraction(0))
     return [entry / total for entry in row]
+
+
+def listed(name: str, value: Any) -> list[Any]:
+    """Return a list of what is given in order; floats narrower than 64 bits keep their type.
+
+    Raises:
+        InputError: one number, text, a mapping or a set.
+
+    Example:
+        >>> listed("r", (1, "1/2")), listed("r", np.ones(1, dtype=np.float32))
+        ([1, '1/2'], [np.float32(1.0)])
+    """
+    single = not isinstance(value, Iterable) or (isinstance(value, np.ndarray) and value.ndim == 0)
+    if single or isinstance(value, str | Mapping | Set):
+        raise InputError(f"{name} must be a list or an array, got {value!r}.")
+    narrow = isinstance(value, np.ndarray) and value.dtype in (np.float32, np.float16)
+    return list(value.tolist() if isinstance(value, np.ndarray) and not narrow else value)
 
 
 def is_float(value: Any) -> bool:
@@ -110,6 +132,26 @@ def as_fraction(name: str, value: Any, where: str = "") -> Fraction:
     )
 
 
+def as_given(name: str, value: Any, where: str = "") -> Fraction:
+    """Return a number that is to be audited as the fraction it is, a float at its exact binary value.
+
+    Args:
+        name: what the argument is called, for the message.
+        value: as for :func:`as_fraction`.
+        where: the place of the entry in words, such as " at row 3".
+
+    Raises:
+        InputError: not a number, or not finite.
+
+    Example:
+        >>> as_given("w", "1/10") == as_given("w", 0.1), as_given("w", 0.25)
+        (False, Fraction(1, 4))
+    """
+    if is_float(value) and np.isfinite(value):
+        return Fraction(float(value))
+    return as_fraction(name, value, where)
+
+
 def changed(name: str, given: Iterable[Any], exact: Iterable[Fraction]) -> Change:
     """Return how far the fractions are from the floats they stand for; other numbers count only if changed.
 
@@ -136,3 +178,16 @@ def nearest_float(number: Fraction) -> float:
     if rounded == 0.0 and number != 0:
         return 5e-324 if number > 0 else -5e-324
     return rounded
+
+
+def as_text(number: Fraction) -> str:
+    """Return a fraction as text; one of thousands of digits as its nearest float, and this is said.
+
+    Example:
+        >>> as_text(Fraction(1, 3)), as_text(Fraction(1, 2**20000))
+        ('1/3', 'about 4.9406564584124654e-324, a fraction of 6021 digits')
+    """
+    digits = round(max(abs(number.numerator), number.denominator).bit_length() * np.log10(2))
+    if digits <= LONGEST_TEXT:
+        return str(number)
+    return f"about {nearest_float(number):.17g}, a fraction of {digits} digits"

@@ -18,6 +18,7 @@ from math import isqrt
 import numpy as np
 
 from theory.exact.polynomials import Polynomial, derivative, divide, gcd
+from theory.exact.rationals import nearest_float
 
 Gauss = tuple[Fraction, Fraction]
 
@@ -40,16 +41,19 @@ class Disc:
 
 
 def root_discs(p: Polynomial) -> list[Disc] | None:
-    """Return one disc for each different root; None if floats cannot tell the roots apart.
+    """Return one disc for each different root; None if floats cannot tell the roots apart or hold them.
 
     Example:
         >>> discs = root_discs([-2, 5, -4, 1])
         >>> [(float(disc.real), disc.radius < 1e-12, disc.multiplicity) for disc in discs]
         [(2.0, True, 1), (1.0, True, 2)]
     """
-    discs = []
+    discs: list[Disc] = []
     for multiplicity, factor in enumerate(squarefree_factors(p), start=1):
-        centres = [_gauss(z) for z in np.roots([float(Fraction(c, factor[-1])) for c in reversed(factor)])]
+        monic = np.array([nearest_float(Fraction(c, factor[-1])) for c in reversed(factor)])
+        if not np.all(np.isfinite(monic)):
+            return None
+        centres = [_gauss(z) for z in np.roots(monic)]
         if len(set(centres)) < len(centres):
             return None
         discs += [

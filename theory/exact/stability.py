@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from theory.exact.backend import interpolate, shifted
-from theory.exact.definite import ldl
+from theory.exact.definite import sign
 from theory.exact.elimination import PRIME, regular_modulo
 from theory.exact.linear import determinant, integers, minus, pencil, product, scaled, solve, transpose
 from theory.exact.polynomials import (
@@ -322,4 +322,4 @@ def _less(diagonal: list[Fraction], matrix: ExactMatrix) -> ExactMatrix:
 
 
 def _definite(matrix: ExactMatrix) -> int:
-    return {"definite": -1, "semidefinite": 0, "indefinite": 1}[ldl(matrix).sign]
+    return {"definite": -1, "semidefinite": 0, "indefinite": 1}[sign(matrix)]

@@ -11,10 +11,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any
 
+from theory.errors import InputError
 from theory.exact.elimination import regular_modulo
 from theory.exact.linear import apply, identity, integers, minus, product, row_basis, scaled, solve, transpose
-from theory.exact.problem import ExactProblem
+from theory.exact.problem import ExactProblem, check_exact
 from theory.exact.rationals import ExactMatrix, ExactVector
 from theory.exact.solutions import Solutions, least_norm, solve_all
 
@@ -69,14 +71,41 @@ class ExactModel:
     W_d: ExactMatrix
 
 
+def check_model(model: Any, d: int) -> ExactModel:
+    """Return a model, which must be one of fractions for d features.
+
+    Raises:
+        InputError: a model of floats, which are not equal to anything, or another number of features.
+
+    Example:
+        >>> check_model(ExactModel([Fraction(1)], [[Fraction(1, 2)]]), 1).w_r
+        [Fraction(1, 1)]
+    """
+    if not isinstance(model, ExactModel):
+        raise InputError(
+            "Exact mode compares for equality: model must be an ExactModel of fractions, got a "
+            f"{type(model).__name__}; leave it out for the least-squares fit."
+        )
+    if [len(model.w_r), *map(len, model.W_d)] != [d] * (d + 1):
+        raise InputError(f"model must have w_r of shape ({d},) and W_d of shape ({d}, {d}).")
+    for x in (*model.w_r, *(x for row in model.W_d for x in row)):
+        if not isinstance(x, int | Fraction):
+            raise InputError(f"model must hold fractions, got {x!r}; use Fraction.")
+    return model
+
+
 def exact_system(problem: ExactProblem) -> ExactSystem:
     r"""Return the matrices of expected semi-gradient TD, :math:`w\leftarrow w+\alpha(b-Aw)`, in fractions.
+
+    Raises:
+        InputError: the problem is not one of fractions.
 
     Example:
         >>> chain = ExactProblem.from_chain([[0, 1], [0, 1]], [1, 1], [1, 2], ["1/2", "1/2"], "1/2")
         >>> exact_system(chain).A, exact_system(chain).b
         ([[Fraction(1, 1)]], [Fraction(3, 2)])
     """
+    check_exact(problem)
     targets = [[*z, *y, x] for z, y, x in zip(problem.Z, problem.Z_next, problem.r, strict=True)]
     moments, d = problem.moment(problem.Z, targets), problem.d
     C, X, b = ([row[:d] for row in moments], [row[d:-1] for row in moments], [row[-1] for row in moments])

@@ -14,11 +14,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from theory.errors import InputError
 from theory.exact.backend import current
 from theory.exact.linear import apply, determinant, solve
 from theory.exact.problem import ExactProblem, check_size
-from theory.exact.rationals import ExactMatrix, nearest_float
+from theory.exact.rationals import ExactMatrix, as_text, nearest_float
 from theory.exact.solutions import Solutions, same
 from theory.exact.stability import (
     ExactStability,
@@ -30,6 +29,7 @@ from theory.exact.stability import (
 from theory.exact.system import (
     ExactModel,
     ExactSystem,
+    check_model,
     exact_model,
     exact_system,
     model_solutions,
@@ -71,7 +71,7 @@ def prove_fixed_point_equivalence(
 
     Raises:
         InputError: more rows or features than exact arithmetic can take, or a model of floats, which are not
-            equal to anything.
+            equal to anything, or of another number of features.
 
     Example:
         >>> chain = [[0, 1], [0, 1]]  # w to 2w; at gamma = 5/6 the fixed point does not exist
@@ -85,12 +85,11 @@ def prove_fixed_point_equivalence(
     """
     check_size(problem)
     exact = problem if isinstance(problem, ExactProblem) else ExactProblem.from_problem(problem)
-    if model is not None and not isinstance(model, ExactModel):
-        raise InputError("Exact mode compares for equality; give an ExactModel of fractions, or no model.")
     system = exact_system(exact)
     fit = exact_model(system)
+    chosen = fit if model is None else check_model(model, exact.d)
     td = td_solutions_in_row_space(system)
-    rolled = model_solutions(model or fit, exact.gamma, td.w)
+    rolled = model_solutions(chosen, exact.gamma, td.w)
     invertible = determinant(system.within(system.A)) != 0
     proved = same(td, rolled) and (td.kind == "unique") == invertible
     stable = exact_stability(exact)
@@ -223,4 +222,4 @@ def _powerful(td: Solutions, fit: ExactModel, gamma: Fraction) -> Condition:
 
 
 def _texts(w: Sequence[Fraction] | None) -> list[str] | None:
-    return None if w is None else [str(x) for x in w]
+    return None if w is None else [as_text(x) for x in w]

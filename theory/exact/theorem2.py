@@ -17,10 +17,11 @@ from theory.errors import InputError
 from theory.exact.backend import current
 from theory.exact.linear import apply, minus, product, solve
 from theory.exact.optimality import policy_values
-from theory.exact.problem import ExactProblem, check_size
-from theory.exact.rationals import ExactMatrix, ExactVector, as_fraction, nearest_float
+from theory.exact.problem import ExactProblem, check_exact, check_size
+from theory.exact.rationals import ExactMatrix, ExactVector, as_given, as_text, listed, nearest_float
 from theory.exact.system import (
     ExactModel,
+    check_model,
     exact_model,
     exact_system,
     model_solutions,
@@ -82,10 +83,11 @@ def exact_value_error(
 
     Args:
         problem: n rows, d features.
-        w: (d,), any value weights; default: the solution of the model's equation, the one of least norm if
-            there are many.
+        w: (d,), any value weights, floats at their exact binary value; default: the solution of the model's
+            equation, the one of least norm if there are many.
         model: any linear model; default: the least-squares fit.
-        Z_next: (n, d), expected next features from elsewhere, to be audited; default: P Z.
+        Z_next: (n, d), expected next features from elsewhere, to be audited; default: P Z. Floats are taken
+            at their exact binary value: 0.1 is not 1/10 and is refuted where P Z is 1/10.
 
     Raises:
         InputError: :math:`Q^\pi` is infinite; or no w is given and the model's equation has no solution.
@@ -96,11 +98,12 @@ def exact_value_error(
         >>> split.error, split.holds, split.supremum["published"]
         ([Fraction(-1, 2), Fraction(1, 1)], True, Fraction(16, 5))
     """
+    check_exact(problem)
     if not finite_returns(problem).holds:
         raise InputError(
             "Q is infinite: gamma is 1 and some row never ends. Use gamma below 1, or a policy that ends."
         )
-    model = model or exact_model(exact_system(problem))
+    model = exact_model(exact_system(problem)) if model is None else check_model(model, problem.d)
     weights = _weights(problem, model, w)
     one_step = _residuals(problem, model, weights, Z_next)
     return _carried(problem, weights, *one_step)
@@ -119,7 +122,7 @@ def prove_value_error(
         problem: a problem of fractions; one of floats is made exact first (``data["rationalised"]``).
         w: as in :func:`exact_value_error`, as the next two are.
         model: any linear model.
-        Z_next: (n, d), expected next features to be audited.
+        Z_next: (n, d), expected next features to be audited, floats at their exact binary value.
 
     Returns:
         A report whose tolerance is 0 and whose residual is the largest violation of the identity. There is
@@ -143,7 +146,7 @@ def prove_value_error(
     exact = problem if isinstance(problem, ExactProblem) else ExactProblem.from_problem(problem)
     finite = finite_returns(exact)
     system = exact_system(exact)
-    model = model or exact_model(system)
+    model = exact_model(system) if model is None else check_model(model, exact.d)
     if w is None:
         w = model_solutions(model, exact.gamma, td_solutions_in_row_space(system).w).w
     if w is None or not finite.holds:
@@ -166,10 +169,10 @@ def prove_value_error(
         tolerance=0.0,
         conditions=(finite, identity, *rungs),
         data={
-            "w": list(map(str, split.w)),
-            "largest value error": str(max(map(abs, split.error))),
-            "H": str(split.H),
-            **{name: str(bound) for name, bound in split.supremum.items()},
+            "w": list(map(as_text, split.w)),
+            "largest value error": as_text(max(map(abs, split.error))),
+            "H": as_text(split.H),
+            **{name: as_text(bound) for name, bound in split.supremum.items()},
             "rationalised": [str(change) for change in exact.changes if change.entries] or "nothing",
             "arithmetic": current().name,
         },
@@ -207,9 +210,10 @@ def _rung(name: str, left: Sequence[Fraction], right: Sequence[Fraction]) -> Con
 
 def _weights(problem: ExactProblem, model: ExactModel, w: Sequence[Any] | None) -> ExactVector:
     if w is not None:
-        if len(w) != problem.d:
-            raise InputError(f"w must have shape ({problem.d},), got {len(w)} numbers.")
-        return [as_fraction("w", x) for x in w]
+        given = listed("w", w)
+        if len(given) != problem.d:
+            raise InputError(f"w must have shape ({problem.d},), got {len(given)} numbers.")
+        return [as_given("w", x, f" at entry {i}") for i, x in enumerate(given)]
     found = model_solutions(model, problem.gamma).w
     if found is None:
         raise InputError(f"{UNSOLVABLE}; give w.")
@@ -221,9 +225,10 @@ def _residuals(
 ) -> tuple[ExactVector, ExactMatrix, ExactVector]:
     r"""Return :math:`\epsilon_r`, :math:`\epsilon_d` and the one-step planning residual."""
     Z = problem.Z
-    following = (
-        problem.Z_next if Z_next is None else [[as_fraction("Z_next", x) for x in row] for row in Z_next]
-    )
+    following = problem.Z_next
+    if Z_next is not None:
+        rows = [listed("Z_next", row) for row in listed("Z_next", Z_next)]
+        following = [[as_given("Z_next", x, f" at row {i}") for x in row] for i, row in enumerate(rows)]
     if [len(row) for row in following] != [problem.d] * problem.n:
         raise InputError(f"Z_next must have shape ({problem.n}, {problem.d}).")
     rewards = [x - y for x, y in zip(apply(Z, model.w_r), problem.r, strict=True)]

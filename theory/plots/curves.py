@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from theory.checks import Array
@@ -31,7 +32,7 @@ def plot_feature_sweep(sweeps: FeatureSweep | Sequence[FeatureSweep]) -> Figure:
     r"""Draw the error of TD and the best possible one against the number of features, in the D-norm.
 
     Errors below 1e-9 of the values' norm are drawn there. Where TD has no unique fixed point its curve has
-    a gap, marked at the top.
+    a gap, marked at the top. Hollow are points whose rank is below d: the kind has run out of features.
 
     Args:
         sweeps: one, or several of one problem, one for each kind of features.
@@ -57,13 +58,18 @@ def plot_feature_sweep(sweeps: FeatureSweep | Sequence[FeatureSweep]) -> Figure:
         for sweep in given:
             _draw_sweep(axes, sweep, floor)
         axes.axhline(given[0].size_D, color=PALETTE["black"], linestyle=":", label="norm of the values")
+        if scale == "log":
+            _mark_rounding(axes, given, floor)
         axes.set_yscale(scale)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         title = f"Value error against features, {scale} scale"
         describe(axes, "number of features d", "error, D-norm [reward]", title)
     panels[0].set_ylim(bottom=0.0)
-    handles, labels = panels[0].get_legend_handles_labels()
-    columns = min(len(given) + 1, 4)
+    handles, labels = panels[1].get_legend_handles_labels()
+    if any((sweep.curve("rank") < sweep.dims).any() for sweep in given):
+        handles.append(Line2D([], [], color=PALETTE["black"], marker="o", markerfacecolor="white", ls=""))
+        labels.append("rank below d")
+    columns = (len(labels) + 1) // 2  # two rows: the curves of a kind stay one below the other
     figure.legend(handles, labels, fontsize=8, loc="outside lower center", ncols=columns, frameon=False)
     return figure
 
@@ -78,11 +84,24 @@ def _draw_sweep(axes: Axes, sweep: FeatureSweep, floor: float) -> None:
     label = f"{sweep.features}: TD"
     axes.plot(x, np.maximum(error, floor), marker=marker, markersize=3.5, label=label, **style)
     axes.plot(x, best, linestyle="--", label=f"{sweep.features}: best", **style)
+    short = sweep.curve("rank")[order] < x
+    if short.any():
+        hollow = np.where(short, np.maximum(error, floor), np.nan)
+        axes.plot(
+            x, hollow, marker, color=PALETTE[colour], markersize=5, markerfacecolor="white", label="_hollow"
+        )
     missing = x[np.isnan(error)]
     if len(missing):
         top, name = np.full(len(missing), 0.98), f"{sweep.features}: no unique fixed point"
         across = axes.get_xaxis_transform()
         axes.plot(missing, top, "v", color=PALETTE[colour], transform=across, clip_on=False, label=name)
+
+
+def _mark_rounding(axes: Axes, sweeps: Sequence[FeatureSweep], floor: float) -> None:
+    """Say at which height errors are drawn that rounding could have made."""
+    errors = [sweep.curve(name) for sweep in sweeps for name in ("error_D", "best_D")]
+    if any((error <= floor).any() for error in errors):
+        axes.axhline(floor, color=PALETTE["grey"], linestyle="-.", linewidth=1, label="at or below rounding")
 
 
 def plot_lstd(study: LstdStudy) -> Figure:
@@ -113,7 +132,8 @@ def plot_lstd(study: LstdStudy) -> Figure:
     bars = np.array([root - low, high - root])
     axes.errorbar(sizes, root, yerr=bars, fmt="none", ecolor=PALETTE["blue"], capsize=3)
     used = np.ones(len(sizes), dtype=bool) if study.used is None else study.used
-    axes.plot(sizes[used], root[used], "o", color=PALETTE["blue"], label="sampled LSTD, 95% interval")
+    if used.any():
+        axes.plot(sizes[used], root[used], "o", color=PALETTE["blue"], label="sampled LSTD, 95% interval")
     if not used.all():
         axes.plot(
             sizes[~used], root[~used], "o", color=PALETTE["blue"], markerfacecolor="white",
@@ -161,6 +181,8 @@ def plot_n_step(points: Sequence[NStepFixedPoint]) -> Figure:
         label = f"limit of the bias: {limit:.4g}"
         left.axhline(limit, color=PALETTE["black"], linestyle="--", linewidth=1, label=label)
     left.set_ylim(bottom=0.0)
+    for axes in (left, right):
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     describe(left, "steps n", "largest value error [reward]", "n-step fixed points")
     left.legend(fontsize=8, loc="best")
     distance = _or_nan([point.distance for point in known])

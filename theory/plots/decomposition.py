@@ -55,6 +55,8 @@ def plot_decomposition(split: ValueErrorSplit, labels: Sequence[str] | None = No
     axes.scatter(
         np.arange(len(rows)), split.error[rows], s=16, color=PALETTE["black"], zorder=3, label="value error"
     )
+    if not max(float(abs(getattr(split, name)).max()) for name in ("error", *PARTS)) > 0.0:
+        axes.text(0.5, 0.6, "zero everywhere", ha="center", transform=axes.transAxes)
     axes.axhline(0.0, color=PALETTE["black"], linewidth=0.8)
     axes.set_xticks(np.arange(len(rows)), [names[row] for row in rows], rotation=90, fontsize=7)
     axes.set_xlim(-0.8, len(rows) - 0.2)
@@ -183,7 +185,7 @@ def _number(value: float, top: float) -> str:
     """Return a number of at most seven characters; what rounding leaves of zero is zero."""
     if abs(value) <= 1e-9 * top:
         return "0"
-    return f"{value:.2g}" if abs(value) < 100.0 else f"{value:.0f}" if abs(value) < 1e5 else f"{value:.1e}"
+    return f"{value:.2g}" if abs(value) < 99.5 else f"{value:.0f}" if abs(value) < 1e5 else f"{value:.1e}"
 
 
 def _panel(shape: tuple[int, int]) -> tuple[float, float]:

@@ -50,7 +50,8 @@ def plot_td_error(run: Trajectory, rollout: Truncation | None = None) -> Figure:
     axes.plot(steps, error, color=PALETTE["blue"], label="expected TD")
     predicted = run.predicted_rate ** steps.astype(np.float64)
     label = rf"predicted, $\rho(I-\alpha A)^t$ with $\rho$ = {run.predicted_rate:.6g}"
-    axes.plot(steps, _positive(predicted), color=PALETTE["orange"], linestyle="--", label=label)
+    if run.predicted_rate > 0.0:  # else it ends with the first step: there is no curve
+        axes.plot(steps, _positive(predicted), color=PALETTE["orange"], linestyle="--", label=label)
     axes.set(yscale="log", xlim=(0, max(len(error) - 1, 1)))
     observed = "" if run.observed_rate is None else f", observed rate {run.observed_rate:.6g}"
     describe(axes, "step t", "error relative to the first", f"TD error{observed}")
@@ -122,7 +123,7 @@ def _draw_points(axes: Axes, values: Complex, x: Array, y: Array) -> None:
         values.real, values.imag, s=36, marker="x", color=PALETTE["vermillion"], zorder=3, label="eigenvalues"
     )
     across, up = np.concatenate([values.real, x]), np.concatenate([abs(values.imag), y])
-    middle, half = (across.max() + across.min()) / 2.0, max(np.ptp(across) / 2.0, up.max(), 1e-12) * 1.12
+    middle, half = (across.max() + across.min()) / 2.0, (max(np.ptp(across) / 2.0, up.max()) or 1.0) * 1.12
     axes.set(xlim=(middle - half, middle + half), ylim=(-half, half), aspect="equal")
 
 

@@ -62,6 +62,10 @@ def plot_bounds(ladder: BoundLadder, split: ValueErrorSplit) -> Figure:
         label = f"published bound, for all rows: {ladder.published:.3g}"
         axes.axhline(ladder.published, color=PALETTE["purple"], linestyle="--", label=label)
         shown.append(np.array([ladder.published]))
+    if (np.concatenate(shown) <= floor).any():
+        label = "at or below rounding"
+        axes.axhline(floor, color=PALETTE["grey"], linestyle="-.", linewidth=1, label=label)
+        axes.axvline(floor, color=PALETTE["grey"], linestyle="-.", linewidth=1)
     ends = _widened(np.concatenate(shown))
     axes.plot(ends, ends, color=PALETTE["black"], linewidth=1, label="bound = error")
     axes.set(xscale="log", yscale="log", xlim=_widened(np.maximum(error, floor)), ylim=ends)
@@ -131,7 +135,8 @@ def _draw_bars(axes: Axes, ladder: BoundLadder) -> None:
         else:
             axes.barh(place, max(value - start, 0.0), left=start, color=PALETTE[colour], height=0.62)
             box = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}
-            axes.text(value * 1.12, place, f"{value:.2g}", va="center", fontsize=8, bbox=box)
+            beside = max(value, 1.0) if value > 0.6 else value  # not on the line at 1
+            axes.text(beside * 1.12, place, f"{value:.2g}", va="center", fontsize=8, bbox=box)
     labels = ["lower bound / error", *(f"{name}, median" for name in SUPREMUM)]
     labels += [f"{name.replace('_', ' ')}, D-norm" for name in WEIGHTED]
     axes.set_yticks(range(len(names)), [label.replace("S25", "S2.5") for label in labels], fontsize=8)

@@ -6,7 +6,8 @@ Sizes are worked out from one time step. What networks and updates need comes on
 from __future__ import annotations
 
 import shutil
-from pathlib import Path
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
 
 import torch
 from tensordict import TensorDictBase
@@ -22,6 +23,11 @@ FRAME_NAME_BYTES = 24  # lane, position and depth
 
 CGROUP = Path("/sys/fs/cgroup")
 MEMINFO = Path("/proc/meminfo")
+OWN_GROUPS = Path("/proc/self/cgroup")
+# Files of the limit and of what is used, and the entry of memory.stat for cached files.
+NAMES_V1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+NAMES_V2 = ("memory.max", "memory.current", "inactive_file")
+NO_LIMIT = 2**60  # version 1 writes a number near 2**63
 
 
 def replay_bytes(
@@ -61,7 +67,8 @@ def replay_bytes(
 def available_bytes(device: torch.device | str = "cpu", folder: Path | None = None) -> int | None:
     """Return the free bytes of a device's memory, or of the disk that holds ``folder``; None if not known.
 
-    On Linux a control group's limit counts, as containers and batch systems set it.
+    On Linux the limits of this process's control group and of those around it count (versions 1 and 2), as
+    containers and batch systems set them.
 
     Example:
         >>> free = available_bytes()
@@ -86,14 +93,40 @@ def _machine_bytes() -> int | None:
 
 
 def _group_bytes() -> int | None:
+    left = [_left_in(folder, names) for folder, names in _groups()]
+    return min((size for size in left if size is not None), default=None)
+
+
+def _groups() -> Iterator[tuple[Path, tuple[str, ...]]]:
+    """Give the folders of this process's control group and of those around it, and their files' names."""
+    for line in _lines(OWN_GROUPS) or ["0::/"]:
+        _, controllers, own = line.split(":", 2)
+        if controllers and "memory" not in controllers.split(","):
+            continue
+        root, names = (CGROUP / "memory", NAMES_V1) if controllers else (CGROUP, NAMES_V2)
+        # Of a container the path may be the host's, which is not there: then only the root is.
+        for group in (PurePosixPath(own), *PurePosixPath(own).parents):
+            yield root / group.relative_to("/"), names
+
+
+def _lines(path: Path) -> list[str]:
     try:
-        limit = (CGROUP / "memory.max").read_text().strip()
-        used = int((CGROUP / "memory.current").read_text())
-        entries = dict(line.split() for line in (CGROUP / "memory.stat").read_text().splitlines())
+        return path.read_text().splitlines()
+    except OSError:
+        return []
+
+
+def _left_in(folder: Path, names: tuple[str, ...]) -> int | None:
+    """Return what a control group has left below its limit; None if it has none."""
+    limit, used, cached = names
+    try:
+        largest = int((folder / limit).read_text())  # no number: "max"
+        taken = int((folder / used).read_text())
+        entries = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
     except (OSError, ValueError):
         return None
     # Cached files count as used, but make room when memory is needed.
-    return None if limit == "max" else max(int(limit) - used + int(entries.get("inactive_file", 0)), 0)
+    return None if largest > NO_LIMIT else max(largest - taken + int(entries.get(cached, 0)), 0)
 
 
 def check_room(

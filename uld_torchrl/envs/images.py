@@ -49,7 +49,8 @@ def stack_frames(
         name: of the environment, for messages; by default its class.
 
     Raises:
-        InputError: images of another shape, gray wished for what has no three colours, OpenCV is missing.
+        InputError: images of another shape or stacked already, gray wished for what has no three colours,
+            OpenCV is missing.
 
     Example:
         >>> from gymnasium.wrappers import TransformObservation
@@ -61,6 +62,7 @@ def stack_frames(
     if isinstance(env, StackedFrames) or not is_image(getattr(env, "observation_space", None)):
         return env
     pixels, name = pixels or PixelConfig(), name or type(env.unwrapped).__name__
+    _check_not_stacked(env, name)
     env = _Frames(env, name)
     height, width, channels = env.shape
     if pixels.grayscale and channels != 1:
@@ -128,6 +130,15 @@ def require_opencv(name: str) -> None:
         raise InputError(
             f"{name} needs OpenCV to resize its frames ({error}): pip install opencv-python-headless."
         ) from error
+
+
+def _check_not_stacked(env: gymnasium.Env, name: str) -> None:
+    """Refuse Gymnasium's stacks: four gray frames look like one frame of four channels, first."""
+    space = env.observation_space
+    while isinstance(env, gymnasium.Wrapper):
+        if isinstance(env, FrameStackObservation):
+            raise unsupported(space, name)
+        env = env.env
 
 
 def _check_colours(channels: int, name: str) -> None:

@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any, TypeAlias
 
 import gymnasium
+from gymnasium.envs.registration import EnvSpec
 from gymnasium.utils import EzPickle
 from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv, VectorEnv
 
@@ -174,11 +175,18 @@ def find_source(
         return Source([make] * (num_envs or 1), name)
     if is_plain_vector(env):
         check_number(num_envs, env)  # type: ignore[arg-type]
+        _warn_of_raw_games(env.spec)  # type: ignore[union-attr]
         return Source([stacking(maker_of(make), pixels) for make in env.env_fns])  # type: ignore[union-attr]
     if isinstance(env, gymnasium.Env):
         copies = [deep_copy(env) for _ in range((num_envs or 1) - 1)]
         return Source([stacking(partial(_same, each), pixels) for each in (env, *copies)], custom_name(env))
     return Source([stacking(maker_of(env), pixels)] * (num_envs or 1))
+
+
+def _warn_of_raw_games(spec: EnvSpec | None) -> None:
+    """Warn of a raw game made by ``make_vec``; the wrappers that it was given may be the preprocessing."""
+    if spec is not None and not spec.kwargs.get("wrappers"):
+        warn_of_raw_game(f"gym/{spec.id}")
 
 
 def check_number(num_envs: int | None, env: VectorEnv) -> None:

@@ -45,7 +45,8 @@ class PixelEncoder(nn.Module):
         z_s_dim: width of the embedding.
 
     Raises:
-        InputError: a side is shorter than 31 pixels, of which the convolutions leave nothing.
+        InputError: a side is shorter than 31 pixels, of which the convolutions leave nothing; in ``forward``,
+            images of another type or shape.
 
     Example:
         >>> PixelEncoder((4, 84, 84), 32, 512)(torch.zeros(2, 3, 4, 84, 84, dtype=torch.uint8)).shape
@@ -53,12 +54,17 @@ class PixelEncoder(nn.Module):
     """
 
     STRIDES = (2, 2, 2, 1)
+    MIN_SIDE = 31
 
     def __init__(self, shape: Sequence[int], conv_channels: int = 32, z_s_dim: int = 512) -> None:
         super().__init__()
+        self.shape = torch.Size(shape)
         channels, *sides = shape
-        if min(left := [self._left(side) for side in sides]) < 1:
-            raise InputError(f"images must have sides of at least 31 pixels, got shape {tuple(shape)}.")
+        if min(sides) < self.MIN_SIDE:
+            raise InputError(
+                f"images must have sides of at least {self.MIN_SIDE} pixels, got shape {tuple(self.shape)}."
+            )
+        left = [self._left(side) for side in sides]
         widths = [channels, *[conv_channels] * len(self.STRIDES)]
         pairs = zip(widths, widths[1:], self.STRIDES, strict=False)
         self.convolutions = nn.ModuleList(Conv2d(i, o, 3, stride) for i, o, stride in pairs)
@@ -71,13 +77,18 @@ class PixelEncoder(nn.Module):
         return side
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Map (..., k C, h, w) to z_s (..., z_s_dim)."""
+        """Map uint8 (..., k C, h, w) to z_s (..., z_s_dim)."""
+        if pixels.dtype != torch.uint8 or pixels.shape[-3:] != self.shape:
+            raise InputError(
+                f"images must be uint8 from 0 to 255 of the shape (..., {str(tuple(self.shape))[1:]}, "
+                f"channels first, got {pixels.dtype} of the shape {tuple(pixels.shape)}."
+            )
         lead = pixels.shape[:-3]
         x = pixels.flatten(0, -4) if lead else pixels.unsqueeze(0)
         x = x.to(self.linear.weight.dtype) / 255.0 - 0.5
         for convolution in self.convolutions:
             x = F.elu(convolution(x))
-        return F.elu(layer_norm(self.linear(x.flatten(1)))).view(*lead, -1)
+        return F.elu(layer_norm(self.linear(x.flatten(1)))).view(*lead, self.linear.out_features)
 
 
 class StateActionEncoder(nn.Module):

@@ -144,7 +144,8 @@ class Agent:
         if self.spaces.frames is None:
             vectors = torch.as_tensor(observation_vector(space, observation))
             return TensorDict({"observation": vectors}, batch_size=vectors.shape[:-1])
-        stacks = torch.as_tensor(observation_stack(space, observation))
+        # A copy: torch takes no array that runs backwards, and warns of one that is read-only.
+        stacks = torch.from_numpy(observation_stack(space, observation).copy())
         return TensorDict({"pixels": stacks}, batch_size=stacks.shape[:-3])
 
     @cached_property
@@ -219,7 +220,10 @@ def _as_arrays(observation: Any) -> Any:
     if not isinstance(observation, Tensor):
         return observation
     observation = observation.detach().cpu()
-    return (observation.double() if observation.is_floating_point() else observation).numpy()
+    try:
+        return observation.numpy()
+    except TypeError:  # bfloat16
+        return observation.double().numpy()
 
 
 def _observation_spec(spaces: TaskSpaces) -> TensorSpec:

@@ -12,6 +12,7 @@ from tensordict import TensorDictBase
 from tensordict.utils import NestedKey
 from torch import Tensor
 
+from uld_torchrl.errors import InputError
 from uld_torchrl.functional import random_shift
 from uld_torchrl.modules.rollout import next_key
 
@@ -30,8 +31,11 @@ def shift_images(
     Args:
         window: [B, H]; it is left as it is.
         keys: of the observations; those that are not uint8 stay as they are.
-        pad: largest shift in pixels; 0 changes nothing.
+        pad: largest shift in pixels, smaller than the images; 0 changes nothing.
         next_steps: steps whose next observations are read: all of them, or one.
+
+    Raises:
+        InputError: images of which such a shift could leave nothing.
 
     Example:
         >>> from tensordict import TensorDict
@@ -45,9 +49,26 @@ def shift_images(
         return window
     window = window.copy()
     for key in images:
+        check_shift(pad, window.get(key).shape[-2:])
         for name, steps in ((key, slice(1)), (next_key(key), next_steps)):
             window.set(name, _shifted(window.get(name), steps, pad))
     return window
+
+
+def check_shift(pad: int, size: Sequence[int]) -> None:
+    """Refuse shifts by as much as the height or the width of the images.
+
+    Raises:
+        InputError: the shift is too large.
+
+    Example:
+        >>> check_shift(4, (84, 84))
+    """
+    if pad >= min(size):
+        raise InputError(
+            f"image_shift must be smaller than the images' height and width, {size[0]} and {size[1]}, "
+            f"got {pad}."
+        )
 
 
 def _shifted(stacks: Tensor, steps: slice, pad: int) -> Tensor:

@@ -15,6 +15,8 @@ from torchrl.envs import EnvBase
 from uld_torchrl.config import AgentConfig
 from uld_torchrl.envs import EnvLike, share_environments, task_spaces
 from uld_torchrl.errors import InputError
+from uld_torchrl.modules import PixelEncoder
+from uld_torchrl.trainers.augmentation import check_shift
 
 _LOG = logging.getLogger(__name__)
 
@@ -56,6 +58,28 @@ def check_pair(env: EnvBase, eval_env: EnvBase, horizon: int) -> None:
             "horizon must be at least 2 for a vector environment of AutoresetMode.NEXT_STEP, got 1: its "
             "steps between two episodes could be drawn. Make it with SAME_STEP or DISABLED."
         )
+
+
+def check_images(env: EnvBase, config: AgentConfig) -> None:
+    """Refuse images too small for the encoder, or for their random shifts; other observations pass.
+
+    Raises:
+        InputError: they are; the message names the setting.
+
+    Example:
+        >>> from uld_torchrl import make_env
+        >>> check_images(make_env("CartPole-v1"), AgentConfig())
+    """
+    task = task_spaces(env)
+    if task.frames is None:
+        return
+    height, width = (task.observation.shape or ())[-2:]
+    if min(height, width) < PixelEncoder.MIN_SIDE:
+        raise InputError(
+            f"frame_size must be at least {PixelEncoder.MIN_SIDE} for the encoder of images, got images of "
+            f"{height} x {width}: set pixels.frame_size, or atari.frame_size for atari/ environments."
+        )
+    check_shift(config.optim.image_shift, (height, width))
 
 
 def warn_of_statistics(layers: Sequence[str]) -> None:

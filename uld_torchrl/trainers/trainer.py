@@ -34,7 +34,7 @@ from uld_torchrl.envs import (
 from uld_torchrl.errors import EnvironmentFault, InputError, check_seed
 from uld_torchrl.trainers.agent import Agent
 from uld_torchrl.trainers.checkpoints import RunCheckpoints
-from uld_torchrl.trainers.environments import check_pair, warn_of_statistics, with_lanes
+from uld_torchrl.trainers.environments import check_images, check_pair, warn_of_statistics, with_lanes
 from uld_torchrl.trainers.evaluation import Evaluation, eval_epsilon, evaluate, make_eval_env, stream_seed
 from uld_torchrl.trainers.files import emptied
 from uld_torchrl.trainers.logs import LogTarget, RunLog, read_rows
@@ -138,6 +138,7 @@ class ULDTrainer:
         try:
             self.eval_env = make_eval_env(other, config.run.eval_episodes, self.device, config)
             check_pair(self.env, self.eval_env, config.loss.horizon)
+            check_images(self.env, config)
             self.room = room_for_replay(self.env, config, self.device, buffer_storage, Path(run_dir))
             task = {"layers": layers, **task_to_json(task_spaces(self.env))}
             self.run = open_run(Path(run_dir), self.env_id, name, self.seed, config, task=task, fresh=fresh)

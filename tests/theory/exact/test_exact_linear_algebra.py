@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from theory import InputError
 from theory.exact import backend as backends
+from theory.exact import definite
 from theory.exact.backend import FLINT, PYTHON, has_flint, interpolate, using
-from theory.exact.definite import ldl
+from theory.exact.definite import ldl, sign
 from theory.exact.elimination import PRIME, determinant, reduce, regular_modulo
 from theory.exact.linear import (
     apply,
@@ -150,10 +151,44 @@ def test_ldl_gives_the_matrix_back_and_the_signs_of_its_eigenvalues(matrix):
     assert ldl(below).sign == "indefinite" or np.linalg.eigvalsh(np.array(symmetric, dtype=float))[0] >= least
 
 
-@pytest.mark.parametrize(("off", "sign"), [(-1, "definite"), (0, "semidefinite"), (1, "indefinite")])
-def test_definiteness_is_decided_at_a_distance_of_ten_to_the_minus_thirty(off, sign):
+@pytest.mark.parametrize(("off", "wanted"), [(-1, "definite"), (0, "semidefinite"), (1, "indefinite")])
+def test_definiteness_is_decided_at_a_distance_of_ten_to_the_minus_thirty(off, wanted):
     x = 1 + off * Fraction(1, 10**30)
-    assert ldl([[Fraction(1), x], [x, Fraction(1)]]).sign == sign
+    assert ldl([[Fraction(1), x], [x, Fraction(1)]]).sign == wanted
+    third = Fraction(1, 3**40)  # long, so that rounding is tried first
+    assert sign([[third, x * third], [x * third, third]]) == wanted
+
+
+def test_a_zero_pivot_whose_row_is_not_zero_is_indefinite():
+    assert ldl([[Fraction(0), Fraction(1)], [Fraction(1), Fraction(5)]]).sign == "indefinite"
+    assert ldl([[Fraction(0), Fraction(0)], [Fraction(0), Fraction(5)]]).sign == "semidefinite"
+
+
+@given(SQUARE, st.integers(-2, 30), st.lists(st.integers(1, 80), min_size=5, max_size=5))
+def test_the_sign_by_short_numbers_is_that_of_the_full_factor(matrix, below, powers):
+    square = product(to_fractions(matrix), transpose(to_fractions(matrix)))
+    lower = [[x - below * int(i == j) for j, x in enumerate(row)] for i, row in enumerate(square)]
+    scale = [Fraction(1, 3**power) for power in powers]
+    long = [[scale[i] * scale[j] * x for j, x in enumerate(row)] for i, row in enumerate(lower)]
+    assert sign(long) == ldl(long).sign == ldl(lower).sign
+
+
+@pytest.mark.parametrize(("x", "y", "wanted"), [(49, 88, "indefinite"), (-49, -88, "definite")])
+def test_rounding_that_would_turn_the_sign_decides_nothing(x, y, wanted):
+    # The eigenvalue of (1, 1, 1) is y - 2x, in hundredths of the last bit: -10 and 10; rounded 100 and -100.
+    off, diagonal = (Fraction(k * 100 * 2**62 + z, 100 * 2**64) for k, z in ((1, x), (2, y)))
+    assert sign([[diagonal if i == j else -off for j in range(3)] for i in range(3)]) == wanted
+
+
+@pytest.mark.parametrize("wanted", ["definite", "indefinite"])
+def test_a_clear_case_of_long_fractions_is_decided_by_short_numbers(wanted, monkeypatch):
+    seen = []
+    monkeypatch.setattr(definite, "ldl", lambda matrix: seen.append(matrix) or ldl(matrix))
+    off = Fraction(1, 7) if wanted == "definite" else Fraction(7)
+    long = [[Fraction(1, 3**99) * (1 if i == j else off) for j in range(3)] for i in range(3)]
+    assert sign(long) == wanted
+    assert {x.denominator for matrix in seen for row in matrix for x in row} == {1}
+    assert max(abs(x) for matrix in seen for row in matrix for x in row) < 2**70
 
 
 @given(SQUARE)

@@ -10,14 +10,28 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import sparse
 
-from theory import ExactProblem, Features, InputError, Policy, Problem, TabularMDP, Weights
+from theory import (
+    ExactProblem,
+    Features,
+    InputError,
+    Policy,
+    Problem,
+    TabularMDP,
+    Weights,
+    exact_stability,
+    prove_value_error,
+)
 from theory.catalogue import load
 from theory.exact.backend import using
 from theory.exact.linear import product, transpose
 from theory.exact.problem import check_size
 from theory.exact.rationals import LARGEST_DENOMINATOR, nearest_float, snap
+from theory.exact.system import exact_system
+from theory.exact.theorem1 import prove_fixed_point_equivalence
+from theory.exact.theorem2 import exact_value_error
 
 THIRD = Fraction(1, 3)
+FLOATS = Problem.from_chain([[0.5]], [1.0], [[1.0]], [1.0], 0.5)
 
 
 def exact_chain(**changes):
@@ -65,6 +79,21 @@ def test_rows_of_floats_that_miss_one_by_rounding_end_nowhere_and_others_do():
     assert sum(exact_chain(P_pi=[nearly, [1, 0]]).P[0].values()) == 1 - Fraction(1, 10**30)
 
 
+def test_chains_and_weights_in_float32_sum_to_one_up_to_the_rounding_of_float32():
+    chain, mu = np.full((3, 3), 1 / 3, dtype=np.float32), np.full(3, 1 / 3, dtype=np.float32)
+    for P_pi in (chain, sparse.csr_array(chain)):
+        exact = ExactProblem.from_chain(P_pi, [1, 2, 3], [1, 0, 2], mu, "1/2")
+        assert exact.P == ({0: THIRD, 1: THIRD, 2: THIRD},) * 3 and exact.mu == (THIRD,) * 3
+        assert {change.name: change.entries for change in exact.changes}["P_pi"] == 9
+    below = np.array([0.7, 0.2, 0.1], dtype=np.float32)
+    assert sum(map(Fraction, below.tolist())) < 1
+    assert sum(ExactProblem.from_chain([below] * 3, [0] * 3, [1] * 3, mu, 1).P[0].values()) == 1
+    with pytest.raises(InputError, match="must sum to at most 1"):
+        ExactProblem.from_chain(chain.astype(np.float64), [0] * 3, [1] * 3, mu, 1)
+    with pytest.raises(InputError, match="mu must sum to 1"):
+        ExactProblem.from_chain(np.eye(3), [0] * 3, [1] * 3, mu.astype(np.float64), 1)
+
+
 def test_products_of_thirds_are_ninths():
     mdp = TabularMDP.from_dense(np.full((3, 3, 3), 1 / 3), np.zeros((3, 3)), 0.9)
     problem = Problem(mdp, Policy.uniform(mdp), Features.one_hot(mdp), Weights.uniform(mdp))
@@ -93,6 +122,38 @@ def test_sparse_chains_and_mappings_are_read():
     assert dense == exact_chain(P_pi=[{0: "1/2", 1: 0.5}, {1: "1/4"}]).P
 
 
+def test_entries_that_a_sparse_chain_stores_twice_are_summed_and_the_given_matrix_is_left_alone():
+    twice = sparse.csr_array(
+        (np.array([0.5, 0.5, 1.0]), np.array([1, 1, 1]), np.array([0, 2, 3])), shape=(2, 2)
+    )
+    exact = ExactProblem.from_chain(twice, [1, 1], [1, 2], ["1/2", "1/2"], "1/2")
+    assert exact.P == ({1: 1}, {1: 1}) and twice.nnz == 3
+    assert prove_fixed_point_equivalence(exact).data["w_td"] == ["3/2"]
+    in_other_formats = sparse.coo_array((np.array([0.25, 0.25]), ([0, 0], [1, 1])), shape=(2, 2))
+    assert ({1: Fraction(1, 2)}, {}) == exact_chain(P_pi=in_other_formats).P
+
+
+def test_a_float_is_replaced_only_within_eight_units_in_the_last_place():
+    third, ulp = 1 / 3, np.spacing(1 / 3)
+    assert snap(third + 7 * ulp) == THIRD
+    assert [snap(third + k * ulp) for k in (10, 20)] == [Fraction(third + k * ulp) for k in (10, 20)]
+
+
+@pytest.mark.parametrize(
+    "number",
+    [np.nextafter(1, 0), np.nextafter(1, 2), 5e-324, -5e-324, 1e8 + 0.123456789, -12345.678, 10000.1],
+)
+def test_a_float_beside_zero_or_one_or_beyond_ten_thousand_is_taken_as_it_is(number):
+    assert snap(number) == Fraction(number)
+
+
+def test_a_discount_a_weight_and_a_probability_do_not_become_zero_or_one():
+    almost = np.nextafter(1, 0)
+    assert exact_chain(gamma=almost).gamma == Fraction(almost) < 1
+    assert exact_chain(mu=[5e-324, 1.0]).mu[0] > 0
+    assert exact_chain(P_pi=[[5e-324, 0.5], [0, 1]]).P[0][0] == Fraction(5e-324)
+
+
 def test_moments_are_the_weighted_products():
     problem = exact_chain()
     weighted = [[mu * z for z in row] for mu, row in zip(problem.mu, problem.Z, strict=True)]
@@ -105,6 +166,12 @@ def test_moments_are_the_weighted_products():
     [
         ({"r": []}, r"r must have shape \(n,\) with n > 0"),
         ({"r": "12"}, "r must be a list or an array, got '12'"),
+        ({"r": {0: 1, 1: 2}}, "r must be a list or an array, got {0: 1, 1: 2}"),
+        ({"mu": {"1/4", "3/4"}}, "mu must be a list or an array"),
+        ({"r": np.array(1.0)}, "r must be a list or an array"),
+        ({"P_pi": [{"a": 1}, {}]}, "Row 0 of P_pi has a successor 'a' .*from 0 to 1"),
+        ({"P_pi": [{0: 1}, {0.5: 1}]}, "Row 1 of P_pi has a successor 0.5 "),
+        ({"P_pi": [{True: 1}, {}]}, "Row 0 of P_pi has a successor True "),
         ({"r": [1, None]}, r"r must hold finite numbers .*, got None at row 1"),
         ({"r": [1, "1/0"]}, r"got '1/0' at row 1"),
         ({"r": [float("nan"), 1]}, r"got nan at row 0"),
@@ -112,7 +179,10 @@ def test_moments_are_the_weighted_products():
         ({"r": [True, 1]}, r"got True at row 0"),
         ({"P_pi": [[1, 0]]}, "P_pi must have shape|P_pi must have 2 rows"),
         ({"P_pi": [[1, 0, 0], [1, 0, 0]]}, r"P_pi must have shape \(n, n\), got 2 rows with 3 entries"),
-        ({"P_pi": [{2: 1}, {}]}, "Row 0 of P_pi has a successor that does not exist; there are 2"),
+        (
+            {"P_pi": [{2: 1}, {}]},
+            "Row 0 of P_pi has a successor 2 that is no row; rows are whole numbers from 0 to 1",
+        ),
         ({"P_pi": [["-1/3", 0], [1, 0]]}, r"P_pi must not be negative, got -1/3 at row 0"),
         ({"P_pi": [[1, 0], ["2/3", "1/2"]]}, r"must sum to at most 1, got 7/6 at row 1"),
         ({"P_pi": [[0.7, 0.4], [1, 0]]}, r"must sum to at most 1, got 11/10 at row 0"),
@@ -130,6 +200,27 @@ def test_moments_are_the_weighted_products():
 def test_what_cannot_be_used_is_named(changes, message):
     with pytest.raises(InputError, match=message):
         exact_chain(**changes)
+
+
+@pytest.mark.parametrize("problem", [FLOATS, [[1]], None])
+@pytest.mark.parametrize("door", [exact_stability, exact_value_error, exact_system])
+def test_what_is_no_problem_is_refused_at_every_door(door, problem):
+    with pytest.raises(InputError, match=r"problem must be an ExactProblem.*ExactProblem.from_problem"):
+        door(problem)
+
+
+@pytest.mark.parametrize("prove", [prove_value_error, prove_fixed_point_equivalence])
+@pytest.mark.parametrize("problem", [[[1]], None, "chain"])
+def test_what_is_no_problem_is_refused_by_the_proofs(prove, problem):
+    with pytest.raises(InputError, match="problem must be an ExactProblem or a Problem, got a "):
+        prove(problem)
+
+
+def test_only_a_problem_of_floats_is_made_exact():
+    with pytest.raises(InputError, match=r"problem must be a Problem of floats, got a list"):
+        ExactProblem.from_problem([[1]])
+    with pytest.raises(InputError, match=r"problem must be a Problem of floats, got an? ExactProblem"):
+        ExactProblem.from_problem(exact_chain())
 
 
 @pytest.mark.parametrize(("n", "d"), [(500, 2), (2, 200)])

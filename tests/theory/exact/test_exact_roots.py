@@ -174,3 +174,8 @@ def test_each_disc_holds_one_root(pairs):
         ]
         assert len(inside) == 1 and disc.radius < Fraction(1, 10**6)
         assert disc.multiplicity == (2 if (inside[0][0], abs(inside[0][1])) == roots[0] else 1)
+
+
+def test_coefficients_beyond_floats_leave_the_roots_unlocated():
+    assert root_discs([10**400, 0, 1]) is None
+    assert root_discs([-1, 0, 10**20]) is not None

@@ -267,7 +267,7 @@ def test_fractions_need_exact_mode_and_exact_mode_needs_fractions_of_the_model(r
         check_fixed_point_equivalence(problem)
     with pytest.raises(InputError, match="needs exact=True"):
         check_fixed_point_equivalence(rounded(problem), model=exact_model(exact_system(problem)))
-    with pytest.raises(InputError, match="give an ExactModel of fractions"):
+    with pytest.raises(InputError, match="must be an ExactModel of fractions"):
         check_fixed_point_equivalence(problem, exact=True, model=fit_linear_model(rounded(problem)))
 
 

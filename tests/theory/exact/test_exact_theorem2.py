@@ -19,6 +19,7 @@ from theory import (
     Problem,
     Weights,
     bounds,
+    fit_linear_model,
     frozen_lake,
     prove_value_error,
 )
@@ -33,6 +34,7 @@ from theory.exact.theorem2 import exact_value_error, ladder, state_values
 TINY = Fraction(1, 10**30)
 TO_SECOND = [[0, 1], [0, 1]]
 HALVES = ["1/2", "1/2"]
+FLOAT_MODEL = fit_linear_model(Problem.from_chain([[0.5]], [1.0], [[1.0]], [1.0], 0.5))
 
 
 def tsitsiklis_van_roy(gamma, reward=1) -> ExactProblem:
@@ -95,6 +97,35 @@ def test_a_rung_that_is_broken_is_refuted():
     split.pointwise["B1"][0] = abs(split.error[0]) - TINY
     broken = [rung.name for rung in ladder(split) if not rung.holds]
     assert broken == ["|VE| <= B1", "S3 <= published"]
+    lower = exact_value_error(tsitsiklis_van_roy("1/2"))
+    lower.supremum["lower"] = max(map(abs, lower.error)) + TINY
+    assert [rung.name for rung in ladder(lower) if not rung.holds] == ["lower <= max |VE|"]
+
+
+def test_every_rung_of_the_ladder_is_there():
+    assert [rung.name for rung in ladder(exact_value_error(tsitsiklis_van_roy("1/2")))] == [
+        "|VE| <= B1",
+        "B1 <= B2",
+        "B2 <= B25",
+        "B25 <= B3",
+        "B1 <= S1",
+        "B2 <= S2",
+        "B25 <= S25",
+        "B3 <= S3",
+        "S1 <= S2",
+        "S2 <= S25",
+        "S25 <= S3",
+        "S3 <= published",
+        "lower <= max |VE|",
+    ]
+
+
+def test_floats_that_are_audited_are_taken_at_their_exact_binary_value():
+    problem = tsitsiklis_van_roy("1/2")
+    wrong = prove_value_error(problem, Z_next=[[2], [np.nextafter(2, 3)]])
+    assert (wrong.verdict, wrong.residual) == ("fail", 1.5 * np.spacing(2.0))
+    assert prove_value_error(problem, Z_next=[[2.0], [2.0]]).verdict == "pass"
+    assert prove_value_error(problem, w=[0.1 + 0.2]).data["w"] == [str(Fraction(0.1 + 0.2))]
 
 
 def test_theorem_2_says_nothing_without_finite_returns_or_a_solution():
@@ -125,11 +156,27 @@ def test_a_large_problem_of_floats_is_refused_before_anything_is_made_exact(prov
         prove(large)
 
 
+@pytest.mark.parametrize("prove", [prove_value_error, prove_fixed_point_equivalence])
+def test_a_proof_whose_fractions_have_thousands_of_digits_is_reported_all_the_same(prove):
+    reward = Fraction(1, 3**10000)
+    report = prove(tsitsiklis_van_roy("1/2", reward))
+    texts = [*(report.data.get("w") or report.data["w_td"]), report.data.get("H", "2")]
+    assert report.verdict == "pass"
+    assert texts == ["about 4.9406564584124654e-324, a fraction of 4771 digits", "2"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({"w": [1, 2]}, r"w must have shape \(1,\), got 2"),
         ({"Z_next": [[1]]}, r"Z_next must have shape \(2, 1\)"),
+        ({"Z_next": [2, 2]}, r"Z_next must be a list or an array, got 2"),
+        ({"Z_next": [[2], [np.nan]]}, r"Z_next must hold finite numbers .* got nan at row 1"),
+        ({"w": 1.5}, r"w must be a list or an array, got 1.5"),
+        ({"w": [np.inf]}, r"w must hold finite numbers .* got inf at entry 0"),
+        ({"model": FLOAT_MODEL}, "model must be an ExactModel of fractions, got a LinearModel"),
+        ({"model": ExactModel([0.5], [[1]])}, "model must hold fractions, got 0.5"),
+        ({"model": ExactModel([1, 1], [[1, 1], [1, 1]])}, r"w_r of shape \(1,\) and W_d of shape \(1, 1\)"),
     ],
 )
 def test_arguments_of_a_wrong_shape_are_refused(arguments, message):
