@@ -33,6 +33,8 @@ def test_train_in_a_process_of_its_own(trained: tuple[Path, Any]) -> None:
     mean = (folder / RUN / "eval.csv").read_text().splitlines()[-1].split(",")[1]
     assert last.startswith(f"return {float(mean):.1f} ")
     assert f"in {RUN}" in last
+    first = outcome.out.splitlines()[0]
+    assert re.fullmatch(r"replay buffer: 0\.0 MB of memory for 31 steps, [\d.]+ GB free", first), first
     assert "step 30/30" in outcome.err
     assert "steps/s" in outcome.err
     assert "Traceback" not in outcome.err
@@ -87,6 +89,7 @@ def test_the_same_command_says_the_result_again(trained: tuple[Path, Any], finis
     outcome = uld.train_again(finished)
     assert outcome.code == 0
     assert f"{finished} is finished" in outcome.out
+    assert "replay buffer" not in outcome.out
     assert outcome.out.splitlines()[-1].split(" at ")[0] == trained[1].out.splitlines()[-1].split(" at ")[0]
 
 
