@@ -14,11 +14,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from theory.chains import PairChain
-from theory.checks import Array, Bools
+from theory.checks import EPS, Array, Bools
 from theory.lanczos import affordable_products, top_eigenvalue
 from theory.problem import Problem
 from theory.streaming import remembered
-from theory.whitening import EPS
 
 LARGEST = 1e300
 DENSE_ROWS = 2000  # up to here all eigenvalues are computed, beyond it Lanczos looks for the one that matters

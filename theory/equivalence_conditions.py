@@ -7,6 +7,7 @@ value. Each names the problem that shows the difference.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -31,14 +32,14 @@ COUNTEREXAMPLES = {
 """The catalogue entry in which a condition fails, by the condition's name."""
 
 
-def with_counterexample(condition: Condition) -> Condition:
+def with_counterexample(condition: Condition, entries: Mapping[str, str] = COUNTEREXAMPLES) -> Condition:
     """Return a condition that, unless it holds, names the catalogue entry that shows why it matters.
 
     Example:
         >>> with_counterexample(Condition("TD is stable", False, why="else it diverges")).why
         'else it diverges; see catalogue baird_star_reward_one'
     """
-    entry = COUNTEREXAMPLES.get(condition.name)
+    entry = entries.get(condition.name)
     if condition.holds or entry is None:
         return condition
     return replace(condition, why=f"{condition.why}; see catalogue {entry}")

@@ -16,12 +16,12 @@ from typing import Literal, get_args
 import numpy as np
 
 from theory.assembly import assemble
-from theory.checks import Array, check_count
+from theory.checks import EPS, Array, check_count
 from theory.errors import InputError
 from theory.problem import Problem
 from theory.spectrum import rounding, sides_of_circle, spectral_norm
 from theory.td import FixedPoint, Kind, LinearModel, checked_model, fit_linear_model, solve_any
-from theory.whitening import EPS, orthonormal, reward_norm, whiten
+from theory.whitening import orthonormal, reward_norm, whiten
 
 Method = Literal["solve", "series", "doubling"]
 LONGEST_SERIES = 100_000

@@ -14,8 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import eig
 
-from theory.checks import Array
-from theory.whitening import EPS
+from theory.checks import EPS, Array
 
 Complex = NDArray[np.complex128]
 Sides = NDArray[np.int64]

@@ -15,11 +15,11 @@ import numpy as np
 from scipy.linalg import schur
 
 from theory.certificate import UniformCertificate, uniform_certificate
-from theory.checks import Array
+from theory.checks import EPS, Array
 from theory.problem import Problem
 from theory.spectrum import Complex, Sides, rounding, sides_of_axis, sides_of_circle, spectral_norm
 from theory.td import td_system
-from theory.whitening import EPS, whiten
+from theory.whitening import whiten
 
 TDVerdict = Literal["stable", "unstable", "boundary"]
 RolloutVerdict = Literal["converges", "diverges", "boundary"]

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from scipy.linalg import eig
 
 from theory.checks import EPS, Array
+from theory.equivalence_conditions import with_counterexample
 from theory.lstd import LstdStudy
 from theory.n_step import NStepFixedPoint, n_step_operator
 from theory.problem import Problem
@@ -204,14 +204,8 @@ def _report(
     data: dict[str, Any],
 ) -> Report:
     """Return the report; a condition that fails leads to the catalogue."""
-    return Report(theorem, verdict, residual, tolerance, tuple(map(_with_counterexample, conditions)), data)
-
-
-def _with_counterexample(condition: Condition) -> Condition:
-    entry = COUNTEREXAMPLES.get(condition.name)
-    if condition.holds or entry is None:
-        return condition
-    return replace(condition, why=f"{condition.why}; see catalogue {entry}")
+    named = tuple(with_counterexample(condition, COUNTEREXAMPLES) for condition in conditions)
+    return Report(theorem, verdict, residual, tolerance, named, data)
 
 
 def _verdict(residual: float, tolerance: float) -> Verdict:

@@ -15,11 +15,11 @@ import numpy as np
 from scipy.linalg import lstsq
 
 from theory.assembly import assemble
-from theory.checks import Array, as_array, check_shape, frozen
+from theory.checks import EPS, Array, as_array, check_shape, frozen
 from theory.problem import Problem
 from theory.spectrum import rounding
 from theory.streaming import remembered
-from theory.whitening import EPS, Whitened, orthonormal, reward_norm, whiten
+from theory.whitening import Whitened, orthonormal, reward_norm, whiten
 
 Kind = Literal["unique", "affine", "none"]
 

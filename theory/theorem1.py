@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from theory.assembly import assemble
-from theory.checks import Array
+from theory.checks import EPS, Array
 from theory.equivalence_conditions import equivalence_conditions, with_counterexample
 from theory.errors import InputError
 from theory.exact.problem import ExactProblem
@@ -35,7 +35,7 @@ from theory.report import Condition, Report, Verdict
 from theory.rollout import model_based_solution, scaled_model
 from theory.spectrum import rounding, spectral_norm
 from theory.td import LinearModel, checked_model, fit_linear_model, td_fixed_point, td_system
-from theory.whitening import EPS, Whitened, reward_norm, whiten
+from theory.whitening import Whitened, reward_norm, whiten
 
 THEOREM = "Theorem 1 (TD fixed point = linear model's value)"
 SAFETY = 64.0  # twice what 1,500 random problems needed

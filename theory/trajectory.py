@@ -15,13 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from theory.checks import Array, as_array, check_count, check_shape
+from theory.checks import EPS, Array, as_array, check_count, check_shape
 from theory.errors import InputError
 from theory.problem import Problem
 from theory.spectrum import rounding, spectral_norm
 from theory.stability import td_spectrum
 from theory.td import FixedPoint, td_fixed_point, td_system
-from theory.whitening import EPS, whiten
+from theory.whitening import whiten
 
 HUGE = 1e100  # an iterate this large has diverged
 MOST_FEATURES = 300  # beyond, the norms of all powers take too long

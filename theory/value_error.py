@@ -19,14 +19,14 @@ from typing import Any
 import numpy as np
 
 from theory.chains import longest_row
-from theory.checks import Array, as_array, check_shape, frozen
+from theory.checks import EPS, Array, as_array, check_shape, frozen
 from theory.problem import Problem
 from theory.rollout import scaled_model, solve_regular
 from theory.spectrum import spectral_norm
 from theory.streaming import remembered
 from theory.td import LinearModel, checked_model, fit_linear_model, solve_any
 from theory.truth import Certified, certified_q
-from theory.whitening import EPS, whiten
+from theory.whitening import whiten
 
 
 @dataclass(frozen=True, eq=False)

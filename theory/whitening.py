@@ -17,11 +17,9 @@ import numpy as np
 from scipy.linalg import solve_triangular
 
 from theory.assembly import assemble
-from theory.checks import Array, frozen
+from theory.checks import EPS, Array, frozen
 from theory.problem import Problem
 from theory.streaming import FeatureRows, Triangle, remembered
-
-EPS = float(np.finfo(np.float64).eps)
 
 
 @dataclass(frozen=True, eq=False)

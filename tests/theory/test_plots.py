@@ -8,7 +8,6 @@ import sys
 import zlib
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cache
 from itertools import pairwise
 from pathlib import Path
 
@@ -19,46 +18,23 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.text import Text
+from pictured import FAIR, FLIP, SMALL, ladder_and_split, lake, n_steps, sweeps, three_cycle
 
 from theory import (
     BoundLadder,
-    Features,
-    Policy,
-    Problem,
     ValueErrorSplit,
-    Weights,
     bounds,
-    frozen_lake,
-    optimal,
     plots,
-    random_walk,
-    river_swim,
     stability,
     td_trajectory,
     value_error,
 )
 from theory.catalogue import load
-from theory.interpolation import FeatureSweep, feature_sweep
 from theory.lstd import lstd_study
-from theory.n_step import n_step_fixed_point
 from theory.target_networks import target_network_radius
 from theory.truncation import truncation
 
 GAP = 9  # pixels between tick labels, at least
-FLIP = Problem.from_chain([[0, 1], [1, 0]], [1, 0], [[1], [-3]], [0.9, 0.1], 0.9)
-SMALL = Problem.from_chain([[0, 1], [0, 1]], [1, 1], [[1], [2]], [0.5, 0.5], 0.5)
-FAIR = Problem.from_chain([[0.5, 0.5]] * 2, [1, 0], [[1, 0], [0, 1]], [0.5, 0.5], 0.5)
-
-
-@cache
-def lake() -> Problem:
-    mdp = frozen_lake(gamma=0.95)
-    return Problem(mdp, Policy.uniform(mdp), Features.random(mdp, 8, seed=0), Weights.uniform(mdp))
-
-
-@cache
-def ladder_and_split() -> tuple[BoundLadder, ValueErrorSplit]:
-    return bounds(lake()), value_error(lake())
 
 
 def narrow() -> tuple[BoundLadder, ValueErrorSplit]:
@@ -66,23 +42,6 @@ def narrow() -> tuple[BoundLadder, ValueErrorSplit]:
     high = np.array([400.0, 900.0])
     ladder = replace(bounds(SMALL), B1=high, B2=high, B25=high, B3=high, published=900.0)
     return ladder, replace(value_error(SMALL), error=np.array([35.0, 390.0]))
-
-
-@cache
-def sweeps() -> tuple[FeatureSweep, ...]:
-    walk = random_walk(9, 0.95)
-    setting = (walk, Policy.uniform(walk), Weights.uniform(walk))
-    return tuple(feature_sweep(*setting, kind, range(1, 10)) for kind in ("random", "krylov"))
-
-
-def n_steps() -> list[object]:
-    mdp = river_swim(6, 0.9)
-    problem = Problem(mdp, Policy.uniform(mdp), Features.random(mdp, 4, seed=1), Weights.uniform(mdp))
-    return [n_step_fixed_point(problem, n, behaviour=optimal(mdp).policy) for n in (8, 1, 3)]
-
-
-def three_cycle() -> Problem:
-    return load("three_cycle").problem
 
 
 FIGURES: dict[str, Callable[[], Figure]] = {

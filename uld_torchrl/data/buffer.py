@@ -46,6 +46,7 @@ class WindowReplayBuffer(TensorDictReplayBuffer):
     """
 
     _sampler: SubTrajectorySampler
+    _holds = "vectors"
 
     def add(self, data: TensorDictBase) -> Tensor:
         """Write one time step of all lanes, a tensordict [num_lanes].
@@ -173,8 +174,6 @@ class WindowReplayBuffer(TensorDictReplayBuffer):
             InputError: the state has more records, other lanes or another horizon, or is damaged.
         """
         steps = self._check_state(state_dict)
-        if "frames" in state_dict and not hasattr(self, "frames"):
-            raise InputError("the saved replay buffer holds images, this one takes vectors.")
         same_ring = state_dict["ring_length"] == self._sampler.ring_length
         start = (state_dict["head"] - steps) % self._sampler.ring_length if same_ring else 0
         self.empty()
@@ -196,7 +195,9 @@ class WindowReplayBuffer(TensorDictReplayBuffer):
         return (sampler.oldest + steps) % sampler.ring_length
 
     def _check_state(self, state_dict: dict[str, Any]) -> int:
-        sampler = self._sampler
+        sampler, saved = self._sampler, "images" if "frames" in state_dict else "vectors"
+        if saved != self._holds:
+            raise InputError(f"the saved replay buffer holds {saved}, this one takes {self._holds}.")
         steps, lanes = state_dict["priorities"].shape
         if lanes != sampler.num_lanes:
             raise InputError(f"num_lanes must be {lanes}, as in the saved buffer; got {sampler.num_lanes}.")

@@ -102,6 +102,8 @@ class PixelReplayBuffer(WindowReplayBuffer):
         torch.Size([4, 2, 3, 8, 8])
     """
 
+    _holds = "images"
+
     def __init__(self, *, frames: FrameStore, given: ReplayKeys, **parts: Any) -> None:
         super().__init__(collate_fn=FrameStacks(frames, given), **parts)
         self.frames, self._given = frames, given
@@ -200,8 +202,6 @@ class PixelReplayBuffer(WindowReplayBuffer):
             InputError: the state does not fit, has no images, or was saved with another ``frame_stack``. Then
                 nothing has changed.
         """
-        if "frames" not in state_dict:
-            raise InputError("the saved replay buffer holds vectors, this one takes images (frame_stack).")
         self._check_state(state_dict)
         self.frames.check_state(state_dict["frames"])
         super().load_state_dict(state_dict)
