@@ -44,8 +44,11 @@ PARTS = {
 def test_the_default_has_the_published_values() -> None:
     """The hyperparameters of DESIGN, section 3, one by one."""
     config = AgentConfig()
-    assert dataclasses.astuple(config.model) == (512, 256, 512, 512, 65, 10.0, 10.0, 32)
-    assert dataclasses.astuple(config.loss) == (5, 3, 0.99, 1.0, 0.1, 0.1, 1e-5, 0.2, 0.2, 0.3)
+    assert dataclasses.astuple(config.model) == (512, 256, 512, 512, 65, 10.0, 10.0, 32, "mlp", 2)
+    assert dataclasses.astuple(config.loss) == (
+        *(5, 3, 0.99, 1.0, 0.1, 0.1, 1e-5, 0.2, 0.2, 0.3),
+        *("huber", "two_hot", "state", True, True, False, True),
+    )
     assert dataclasses.astuple(config.optim) == (256, 1e-4, 3e-4, 3e-4, 1e-4, 20.0, 250, "periodic", 4)
     assert dataclasses.astuple(config.replay) == (1_000_000, 0.4, 1.0)
     assert config.run.random_steps == 10_000 and config.run.greedy_discrete_eval
@@ -88,7 +91,10 @@ def test_an_unknown_preset_is_named_with_the_known_ones() -> None:
 # Checks
 
 POSITIVE = {
-    ModelConfig: ("z_s_dim", "z_a_dim", "z_sa_dim", "hidden_dim", "bin_range", "gumbel_tau", "conv_channels"),
+    ModelConfig: (
+        *("z_s_dim", "z_a_dim", "z_sa_dim", "hidden_dim", "bin_range", "gumbel_tau", "conv_channels"),
+        "num_values",
+    ),
     LossConfig: ("horizon", "n_steps"),
     OptimConfig: ("batch_size", "encoder_lr", "value_lr", "policy_lr", "value_grad_clip", "period"),
     ReplayConfig: ("capacity", "lap_min_priority"),

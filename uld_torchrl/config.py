@@ -16,84 +16,13 @@ from typing import Any, Literal
 
 from uld_torchrl.config_images import AtariConfig as AtariConfig
 from uld_torchrl.config_images import PixelConfig as PixelConfig
+from uld_torchrl.config_loss import LossConfig as LossConfig
+from uld_torchrl.config_loss import ModelConfig as ModelConfig
 from uld_torchrl.errors import InputError, check_non_negative, check_positive, nearest, one_of
 
 DEFAULT_ENV = "dmc/cartpole-swingup"
 Schedule = Literal["periodic", "every_step"]
 PresetName = Literal["uld", "mrq", "small", "debug"]
-
-
-@dataclass(frozen=True)
-class ModelConfig:
-    """Sizes of the networks."""
-
-    z_s_dim: int = 512
-    """Width of the state embedding z_s."""
-    z_a_dim: int = 256
-    """Width of the action embedding z_a inside the state-action encoder."""
-    z_sa_dim: int = 512
-    """Width of the state-action embedding z_sa."""
-    hidden_dim: int = 512
-    """Width of the hidden layers of every network."""
-    num_bins: int = 65
-    """Bins of the two-hot reward encoding."""
-    bin_range: float = 10.0
-    """The bins are symexp of an even grid on [-bin_range, bin_range]."""
-    gumbel_tau: float = 10.0
-    """Temperature of the Gumbel-softmax policy (discrete actions)."""
-    conv_channels: int = 32
-    """Channels of each convolution of the encoder of images."""
-
-    def __post_init__(self) -> None:
-        check_positive(self, "z_s_dim", "z_a_dim", "z_sa_dim", "hidden_dim", "bin_range", "gumbel_tau")
-        check_positive(self, "conv_channels")
-        if self.num_bins < 3:
-            raise InputError(f"num_bins must be at least 3, got {self.num_bins}.")
-        if self.bin_range > 80:
-            raise InputError(f"bin_range must be at most 80 (exp(88) is no float32), got {self.bin_range}.")
-
-
-@dataclass(frozen=True)
-class LossConfig:
-    """Coefficients of the encoder, value and policy losses."""
-
-    horizon: int = 5
-    """Steps H that the latent dynamics are unrolled over."""
-    n_steps: int = 3
-    """Steps n of the return in the value target; at most the horizon."""
-    gamma: float = 0.99
-    """Discount factor, between 0 and 1."""
-    dynamics_coeff: float = 1.0
-    """Weight of the latent dynamics loss."""
-    reward_coeff: float = 0.1
-    """Weight of the reward loss (two-hot cross-entropy)."""
-    terminated_coeff: float = 0.1
-    """Weight of the termination loss, once the replay buffer holds a termination."""
-    pre_activation_coeff: float = 1e-5
-    """Weight of the penalty on the policy's squared pre-activations."""
-    exploration_noise: float = 0.2
-    """Standard deviation of the acting noise, in units of a [-1, 1] action (halved for discrete actions)."""
-    target_noise: float = 0.2
-    """Standard deviation of the noise on the target policy's action (halved for discrete actions)."""
-    target_noise_clip: float = 0.3
-    """The target noise is clipped to this magnitude (halved for discrete actions)."""
-
-    def __post_init__(self) -> None:
-        check_positive(self, "horizon", "n_steps")
-        check_non_negative(
-            self,
-            "dynamics_coeff",
-            "reward_coeff",
-            "terminated_coeff",
-            "pre_activation_coeff",
-            "exploration_noise",
-            "target_noise",
-            "target_noise_clip",
-        )
-        if self.n_steps > self.horizon:
-            raise InputError(f"n_steps must be at most horizon ({self.horizon}), got {self.n_steps}.")
-        if not 0 <= self.gamma <= 1:
-            raise InputError(f"gamma must lie in [0, 1], got {self.gamma}.")
 
 
 @dataclass(frozen=True)

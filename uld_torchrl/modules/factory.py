@@ -14,9 +14,10 @@ from tensordict.utils import NestedKey
 from torch import nn
 from torchrl.data import TensorSpec
 
-from uld_torchrl.config import AgentConfig, ModelConfig
+from uld_torchrl.config import AgentConfig, LossConfig, ModelConfig
 from uld_torchrl.modules.encoders import LinearPredictor, PixelEncoder, StateActionEncoder, VectorEncoder
 from uld_torchrl.modules.exploration import ExplorationNoise
+from uld_torchrl.modules.layers import Linear
 from uld_torchrl.modules.policies import GumbelPolicy, TanhPolicy
 from uld_torchrl.modules.specs import check_unit_bounds, is_discrete, is_image, vector_size
 from uld_torchrl.modules.value import ValueHead
@@ -65,19 +66,40 @@ def _state_encoder(spec: TensorSpec, model: ModelConfig) -> nn.Module:
     return VectorEncoder(vector_size(spec), model.hidden_dim, model.z_s_dim)
 
 
+def _value_head(model: ModelConfig) -> nn.Module:
+    if model.value_head == "linear":
+        return Linear(model.z_sa_dim, 1, bias=False)
+    return ValueHead(model.z_sa_dim, model.hidden_dim)
+
+
+def _predictor(model: ModelConfig, loss: LossConfig) -> TensorDictModule:
+    of_pairs = loss.dynamics_target == "state_action"
+    predicted, width = (
+        ("state_action_embedding", model.z_sa_dim) if of_pairs else ("state_embedding", model.z_s_dim)
+    )
+    m = LinearPredictor(model.z_sa_dim, width, 1 if loss.reward_loss == "mse" else model.num_bins)
+    return TensorDictModule(
+        m,
+        in_keys=["state_action_embedding"],
+        out_keys=["terminated_pred", ("next", predicted), "reward_logits"],
+    )
+
+
 def make_networks(
     observation_spec: TensorSpec,
     action_spec: TensorSpec,
     model: ModelConfig | None = None,
     *,
+    loss: LossConfig | None = None,
     observation_key: NestedKey | None = None,
 ) -> Networks:
-    """Build f, g, m, the policy and two value heads for an environment's specs.
+    """Build f, g, m, the policy and the value heads for an environment's specs.
 
     Args:
         observation_spec: float vector (..., observation_dim), or uint8 stack of images (..., k C, h, w).
         action_spec: ``Bounded`` float with the bounds -1 and 1, or ``OneHot`` (..., A).
         model: sizes; default :class:`~uld_torchrl.config.ModelConfig`.
+        loss: what the latent model predicts; default :class:`~uld_torchrl.config.LossConfig`.
         observation_key: where f reads; by default "pixels" for images, else "observation".
 
     Raises:
@@ -89,21 +111,19 @@ def make_networks(
         >>> len(nets.qvalue_network)
         2
     """
-    model = model or ModelConfig()
+    model, loss = model or ModelConfig(), loss or LossConfig()
     check_unit_bounds(action_spec)
     discrete, action_dim = is_discrete(action_spec), action_spec.shape[-1]
     encoder = _state_encoder(observation_spec, model)
     observed = observation_key or ("pixels" if is_image(observation_spec) else "observation")
     joint = StateActionEncoder(model.z_s_dim, action_dim, model.z_a_dim, model.hidden_dim, model.z_sa_dim)
-    predictor = LinearPredictor(model.z_sa_dim, model.z_s_dim, model.num_bins)
-    heads = [ValueHead(model.z_sa_dim, model.hidden_dim) for _ in range(2)]
+    predictor = _predictor(model, loss)
+    heads = [_value_head(model) for _ in range(model.num_values)]
     z_s, z_sa = "state_embedding", "state_action_embedding"
     return Networks(
         TensorDictModule(encoder, in_keys=[observed], out_keys=[z_s]),
         TensorDictModule(joint, in_keys=[z_s, "action"], out_keys=[z_sa]),
-        TensorDictModule(
-            predictor, in_keys=[z_sa], out_keys=["terminated_pred", ("next", z_s), "reward_logits"]
-        ),
+        predictor,
         _actor(model.z_s_dim, action_dim, discrete, model),
         [TensorDictModule(head, in_keys=[z_sa], out_keys=["state_action_value"]) for head in heads],
     )

@@ -19,8 +19,8 @@ class LatentRollout(nn.Module):
 
     Args:
         state_action_encoder: TensorDict module g, reading ``state_key`` and ``action_key``.
-        predictor: TensorDict module m, writing ``terminated_key``, ``("next", state_key)`` and
-            ``logits_key``.
+        predictor: TensorDict module m, writing ``terminated_key``, ``predicted_key`` (default
+            ``("next", state_key)``, which the unroll needs) and ``logits_key``.
 
     Example:
         >>> from uld_torchrl.modules import make_networks
@@ -40,15 +40,17 @@ class LatentRollout(nn.Module):
         state_key: NestedKey = "state_embedding",
         action_key: NestedKey = "action",
         terminated_key: NestedKey = "terminated_pred",
+        predicted_key: NestedKey | None = None,
         logits_key: NestedKey = "reward_logits",
     ) -> None:
         super().__init__()
         self.state_action_encoder = state_action_encoder
         self.predictor = predictor
         self.state_key, self.action_key = state_key, action_key
-        self.out_keys = (terminated_key, next_key(state_key), logits_key)
+        self.out_keys = (terminated_key, predicted_key or next_key(state_key), logits_key)
 
-    def _step(self, z_s: Tensor, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def predict(self, z_s: Tensor, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Map z_s (..., z_s_dim) and action (..., A) one step on: (...), (..., width), (..., K)."""
         td = TensorDict(batch_size=z_s.shape[:-1], device=z_s.device)
         td.set(self.state_key, z_s).set(self.action_key, action)
         td = self.predictor(self.state_action_encoder(td))
@@ -59,7 +61,7 @@ class LatentRollout(nn.Module):
         """Map z_0 (B, z_s_dim) and actions (B, H, A) to (B, H), (B, H, z_s_dim) and (B, H, K)."""
         steps = []
         for action in actions.unbind(1):
-            step = self._step(z_s, action)
+            step = self.predict(z_s, action)
             z_s = step[1]
             steps.append(step)
         terminated, z_next, logits = (torch.stack(part, 1) for part in zip(*steps, strict=True))

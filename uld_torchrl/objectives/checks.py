@@ -15,7 +15,6 @@ from tensordict.utils import NestedKey, unravel_key
 from torch import Tensor, nn
 
 from uld_torchrl.errors import InputError
-from uld_torchrl.modules.rollout import next_key
 
 T = TypeVar("T")
 
@@ -39,12 +38,13 @@ def check_module(name: str, module: nn.Module) -> None:
     )
 
 
-def check_keys(networks: Mapping[str, TensorDictModuleBase], keys: Any) -> None:
+def check_keys(networks: Mapping[str, TensorDictModuleBase], keys: Any, predicted: NestedKey) -> None:
     """Refuse networks whose entries are not those of the loss.
 
     Args:
         networks: the five networks by name; the state encoder may read anything.
         keys: the loss's ``tensor_keys``.
+        predicted: where the predictor writes the next embedding.
 
     Raises:
         InputError: a network reads what the loss does not give it, or does not write what the loss reads.
@@ -53,7 +53,7 @@ def check_keys(networks: Mapping[str, TensorDictModuleBase], keys: Any) -> None:
     wanted: dict[str, tuple[list[NestedKey], list[NestedKey]]] = {
         "state_encoder": (list(networks["state_encoder"].in_keys), [z_s]),
         "state_action_encoder": ([z_s, keys.action], [z_sa]),
-        "predictor": ([z_sa], [keys.terminated_pred, next_key(z_s), keys.reward_logits]),
+        "predictor": ([z_sa], [keys.terminated_pred, predicted, keys.reward_logits]),
         "actor_network": ([z_s], [keys.action, keys.pre_activation]),
         "qvalue_network": ([z_sa], [keys.state_action_value]),
     }

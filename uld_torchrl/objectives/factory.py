@@ -54,4 +54,11 @@ def make_loss(networks: Networks, action_spec: TensorSpec, config: AgentConfig |
         noise_clip=loss.target_noise_clip * scale,
         pre_activation_coeff=loss.pre_activation_coeff,
         gamma=loss.gamma,
+        value_loss=loss.value_loss,
+        reward_loss=loss.reward_loss,
+        dynamics_target=loss.dynamics_target,
+        unroll=loss.unroll,
+        target_encoder=loss.target_encoder,
+        freeze_encoder=loss.freeze_encoder,
+        reward_scaling=loss.reward_scaling,
     )

@@ -15,7 +15,8 @@ from torch import Tensor
 from torchrl.objectives.common import LossModule
 from torchrl.objectives.utils import _vmap_func
 
-from uld_torchrl.errors import InputError, nearest
+from uld_torchrl.config_loss import DynamicsTargetName
+from uld_torchrl.errors import InputError, nearest, one_of
 from uld_torchrl.modules.rollout import LatentRollout, next_key
 from uld_torchrl.objectives.checks import (
     call_network,
@@ -89,10 +90,15 @@ class LatentNetworks(LossModule):
         action_size: int,
         num_qvalue_nets: int,
         deactivate_vmap: bool,
+        dynamics_target: DynamicsTargetName,
+        target_encoder: bool,
+        freeze_encoder: bool,
     ) -> None:
         super().__init__()
         self._in_keys: list[NestedKey] | None = None
         self.deactivate_vmap, self.action_size = deactivate_vmap, action_size
+        self.dynamics_target = one_of("dynamics_target", dynamics_target, ("state", "state_action"))
+        self.target_encoder, self.freeze_encoder = target_encoder, freeze_encoder
         values = qvalue_network if isinstance(qvalue_network, list) else [qvalue_network]
         heads = len(values) if isinstance(qvalue_network, list) else num_qvalue_nets
         if heads < 1:
@@ -126,8 +132,29 @@ class LatentNetworks(LossModule):
             state_key=keys.state_embedding,
             action_key=keys.action,
             terminated_key=keys.terminated_pred,
+            predicted_key=self.predicted_key,
             logits_key=keys.reward_logits,
         )
+
+    @property
+    def predicted_key(self) -> NestedKey:
+        """Where m writes what it predicts of the next step: z_s', or z_s'a'."""
+        keys = self.tensor_keys
+        of_pairs = self.dynamics_target == "state_action"
+        return next_key(keys.state_action_embedding if of_pairs else keys.state_embedding)
+
+    @property
+    def _learned_encoders(self) -> tuple[TensorDictParams, TensorDictParams]:
+        """Parameters of f and g in the encoder's loss, without gradient if they are frozen."""
+        f, g = self.state_encoder_params, self.state_action_encoder_params
+        return (f.data, g.data) if self.freeze_encoder else (f, g)
+
+    @property
+    def _target_encoders(self) -> tuple[TensorDictParams, TensorDictParams]:
+        """Parameters of f' and g': the targets, or without target encoders the online ones."""
+        if self.target_encoder:
+            return self.target_state_encoder_params, self.target_state_action_encoder_params
+        return self.state_encoder_params.data, self.state_action_encoder_params.data
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Bind a copy's ``vmap`` to the copy's network; functions are not copied."""
@@ -193,7 +220,8 @@ class LatentNetworks(LossModule):
                 target.data.update_(getattr(self, f"{name}_params").data)
 
     def _check_keys(self) -> None:
-        check_keys({name: getattr(self, name) for name in NETWORKS}, self.tensor_keys)
+        networks = {name: getattr(self, name) for name in NETWORKS}
+        check_keys(networks, self.tensor_keys, self.predicted_key)
 
     def _run(self, name: str, params: TensorDictParams, td: TensorDictBase) -> TensorDictBase:
         network = getattr(self, name)
@@ -237,23 +265,31 @@ class LatentNetworks(LossModule):
             name, keys.state_action_value, q, (self.num_qvalue_nets, *td.batch_size, 1)
         ).squeeze(-1)
 
-    def _unroll(self, z_0: Tensor, actions: Tensor, num_bins: int) -> tuple[Tensor, Tensor, Tensor]:
+    def _predict(
+        self, z_s: Tensor, actions: Tensor, g_params: TensorDictParams, width: int, num_outputs: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Run g and m over the actions (B, H, A), from z_0 (B, .) on their own predictions, or from each z_t.
+
+        Returns:
+            Termination (B, H), next embedding (B, H, width), reward (B, H, num_outputs).
+        """
         keys, g, m = self.tensor_keys, self.state_action_encoder, self.predictor
+        run = self._latent_rollout if z_s.ndim < actions.ndim else self._latent_rollout.predict
 
         def call() -> tuple[Tensor, Tensor, Tensor]:
             with (
-                self.state_action_encoder_params.to_module(g, preserve_module_state=False),
+                g_params.to_module(g, preserve_module_state=False),
                 self.predictor_params.to_module(m, preserve_module_state=False),
             ):
-                return self._latent_rollout(z_0, actions)
+                return run(z_s, actions)
 
-        given = {keys.state_embedding: z_0, keys.action: actions}
+        given = {keys.state_embedding: z_s, keys.action: actions}
         d, z_next, logits = call_network("state_action_encoder or predictor", given, call)
         steps = tuple(actions.shape[:2])
         return (
             check_output("predictor", keys.terminated_pred, d, steps),
-            check_output("predictor", next_key(keys.state_embedding), z_next, (*steps, z_0.shape[-1])),
-            check_output("predictor", keys.reward_logits, logits, (*steps, num_bins)),
+            check_output("predictor", self.predicted_key, z_next, (*steps, width)),
+            check_output("predictor", keys.reward_logits, logits, (*steps, num_outputs)),
         )
 
     def _clear_compiled(self, td: TensorDictBase) -> None:

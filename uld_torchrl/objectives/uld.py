@@ -1,8 +1,8 @@
 """ULDLoss: the encoder, value and policy losses of MR.Q / ULD as one TorchRL loss module.
 
 One module, since the target encoder serves both encoder and value loss: one set of targets, one
-updater, one state_dict. The equations are in ``functional``; the order and timing of updates in
-``trainers.stepper``; sampling and priorities in ``data``.
+updater, one state_dict. The encoder's loss is in ``encoder``, the equations in ``functional``; the order and
+timing of updates in ``trainers.stepper``; sampling and priorities in ``data``.
 """
 
 from __future__ import annotations
@@ -14,27 +14,18 @@ import torch
 import torch.nn.functional as F
 from tensordict import TensorDict, TensorDictBase
 from tensordict.nn import TensorDictModuleBase, dispatch
-from tensordict.utils import NestedKey
 from torch import Tensor
 from torchrl.data import TensorSpec
-from torchrl.objectives.utils import _reduce
 
+from uld_torchrl.config_loss import DynamicsTargetName, RewardLossName, ValueLossName, check_unroll
 from uld_torchrl.errors import InputError, one_of
-from uld_torchrl.functional import (
-    alive_mask,
-    n_step_return,
-    one_hot_argmax,
-    symexp_bins,
-    two_hot_cross_entropy,
-    two_hot_mean,
-)
-from uld_torchrl.modules.rollout import next_key
+from uld_torchrl.functional import n_step_return, symexp_bins
 from uld_torchrl.modules.specs import action_bounds, is_discrete
-from uld_torchrl.objectives.networks import LatentNetworks
-from uld_torchrl.objectives.windows import check_entries, check_kinds, check_shape, check_window
+from uld_torchrl.objectives.encoder import EncoderObjective
+from uld_torchrl.objectives.windows import check_entries
 
 
-class ULDLoss(LatentNetworks):
+class ULDLoss(EncoderObjective):
     r"""Losses of MR.Q (arXiv 2501.16142) and ULD (arXiv 2602.12643) on windows [B, H].
 
     With :math:`alive_t = \prod_{k<t} (1 - terminated_k)` and the window's steps t = 0 ... H-1:
@@ -68,6 +59,15 @@ class ULDLoss(LatentNetworks):
         pre_activation_coeff: weight of the penalty on the policy's pre-activations.
         gamma: discount factor.
         num_qvalue_nets: value heads made from a single ``qvalue_network``.
+        value_loss: "huber", or "mse": the mean of (Q_i - y)^2, not halved.
+        reward_loss: "two_hot", or "mse": m gives the reward itself, ``reward_logits`` (..., 1), and the
+            reward's part of the encoder's loss is its squared error.
+        dynamics_target: m predicts ``("next", "state_embedding")``, or with "state_action" the embedding
+            z_s'a' = g'(f'(s'), a') of the target policy's action, ``("next", "state_action_embedding")``.
+        unroll: m runs on its own predictions over the window; False: from f(s_t) at each step t.
+        target_encoder: f' and g' are the target encoders; False: the online ones, without gradient.
+        freeze_encoder: the encoder's loss sends gradients to m only.
+        reward_scaling: False leaves both reward scales at 1.
         reduction: "mean" (default), "sum", or "none" for one loss a window, [B].
         deactivate_vmap: loop over the value heads in place of ``vmap``.
         use_prioritized_weights: apply the input's ``priority_weight``, which must then be there ("auto":
@@ -124,8 +124,6 @@ class ULDLoss(LatentNetworks):
         "pre_activation_sq",
     ]
     _schedulable_buffers = frozenset({"terminated_coeff"})
-    bins: Tensor
-    terminated_coeff: Tensor
     reward_scale: Tensor
     target_reward_scale: Tensor
 
@@ -150,6 +148,13 @@ class ULDLoss(LatentNetworks):
         pre_activation_coeff: float = 1e-5,
         gamma: float = 0.99,
         num_qvalue_nets: int = 2,
+        value_loss: ValueLossName = "huber",
+        reward_loss: RewardLossName = "two_hot",
+        dynamics_target: DynamicsTargetName = "state",
+        unroll: bool = True,
+        target_encoder: bool = True,
+        freeze_encoder: bool = False,
+        reward_scaling: bool = True,
         reduction: Literal["none", "mean", "sum"] | None = None,
         deactivate_vmap: bool = False,
         use_prioritized_weights: bool | Literal["auto"] = False,
@@ -167,7 +172,15 @@ class ULDLoss(LatentNetworks):
             action_size=action_spec.shape[-1],
             num_qvalue_nets=num_qvalue_nets,
             deactivate_vmap=deactivate_vmap,
+            dynamics_target=dynamics_target,
+            target_encoder=target_encoder,
+            freeze_encoder=freeze_encoder,
         )
+        check_unroll(dynamics_target, unroll, horizon)
+        self.value_kind = one_of("value_loss", value_loss, ("huber", "mse"))
+        one_of("reward_loss", reward_loss, ("two_hot", "mse"))
+        self.reward_kind = reward_loss
+        self.unroll, self.reward_scaling = unroll, reward_scaling
         self.horizon, self.n_steps, self.gamma, self.discrete = horizon, n_steps, gamma, discrete
         self.dynamics_coeff, self.reward_coeff = dynamics_coeff, reward_coeff
         self.policy_noise, self.noise_clip = policy_noise, noise_clip
@@ -177,6 +190,7 @@ class ULDLoss(LatentNetworks):
         # What the stepper sets the buffer to once a termination has been seen.
         self.full_terminated_coeff = float(terminated_coeff)
         self.num_bins, self.bin_range = num_bins, bin_range
+        self.num_outputs = 1 if reward_loss == "mse" else num_bins
         self._register_buffers(action_spec, terminated_coeff)
 
     def _register_buffers(self, action_spec: TensorSpec, terminated_coeff: float) -> None:
@@ -207,81 +221,21 @@ class ULDLoss(LatentNetworks):
 
     @torch.no_grad()
     def update_reward_scale_(self, mean_abs_reward: Tensor | float) -> None:
-        """Set target scale c' <- c and scale c <- max(mean |r|, 1e-8), in place.
+        """Set target scale c' <- c and scale c <- max(mean |r|, 1e-8), in place; no-op without scaling.
 
         Args:
             mean_abs_reward: mean absolute reward over the replay buffer, a scalar.
         """
+        if not self.reward_scaling:
+            return
         self.target_reward_scale.copy_(self.reward_scale)
         scale = torch.as_tensor(
             mean_abs_reward, dtype=self.reward_scale.dtype, device=self.reward_scale.device
         )
         self.reward_scale.copy_(scale.clamp_min(1e-8))
 
-    # Reading the batch
-
-    def _flag(self, td: TensorDictBase, key: NestedKey) -> Tensor:
-        return td.get(next_key(key)).squeeze(-1)
-
-    def _check(self, td: TensorDictBase) -> None:
-        check_shape(td, self.horizon)
-        keys, needed = self.tensor_keys, self.in_keys
-        check_entries(td, [*needed, keys.priority_weight] if self.use_prioritized_weights is True else needed)
-        check_kinds(td, keys, self.state_encoder.in_keys, self.action_size, self.bins.dtype, self.discrete)
-        if torch.compiler.is_compiling():
-            return
-        self._check_keys()
-        if self.check_windows:
-            check_window(td, keys, self.n_steps)
-
-    def _maybe_get_priority_weight(self, tensordict: TensorDictBase) -> Tensor | None:
-        """Return the weights (B,) of the windows if they are to be used; nested keys are found too."""
-        if not self.use_prioritized_weights:
-            return None
-        weights = tensordict.get(self.tensor_keys.priority_weight, None)
-        return None if weights is None else weights.reshape(tensordict.shape[0], -1)[:, 0]
-
-    def _reduced(self, loss: Tensor, td: TensorDictBase) -> Tensor:
-        return _reduce(loss, self.reduction, weights=self._maybe_get_priority_weight(td))
-
-    # The three losses
-
-    def encoder_loss(self, tensordict: TensorDictBase) -> tuple[Tensor, TensorDict]:
-        """Return the loss of f, g, m over the unrolled window, and its parts.
-
-        Args:
-            tensordict: window [B, H].
-        """
-        self._check(tensordict)
-        keys = self.tensor_keys
-        terminated = self._flag(tensordict, keys.terminated)
-        reward = self._flag(tensordict, keys.reward)
-        mask = self._mask(tensordict, terminated).to(reward.dtype)
-        with torch.no_grad():
-            z_target = self._encode(tensordict.get("next"), self.target_state_encoder_params)
-        z_0 = self._encode(tensordict[:, 0], self.state_encoder_params)
-        d, z_next, logits = self._unroll(z_0, tensordict.get(keys.action), self.num_bins)
-        dynamics = (mask * (z_next - z_target).square().mean(-1)).sum(-1)
-        rewards = (mask * two_hot_cross_entropy(logits, reward, self.bins)).sum(-1)
-        ends = (mask * (d - terminated.to(d.dtype)).square()).sum(-1)
-        loss = self.dynamics_coeff * dynamics + self.reward_coeff * rewards + self.terminated_coeff * ends
-        parts = {"dynamics_error": dynamics, "reward_error": rewards, "terminated_error": ends}
-        metadata = {name: part.detach().mean() for name, part in parts.items()}
-        metadata["reward_mae"] = self._reward_error(logits.detach(), reward, mask)
-        self._clear_compiled(tensordict)
-        return self._reduced(loss, tensordict), TensorDict(metadata)
-
-    def _mask(self, td: TensorDictBase, terminated: Tensor) -> Tensor:
-        alive = alive_mask(terminated)
-        validity = td.get(self.tensor_keys.validity_mask, None)
-        return alive if validity is None else alive * validity.reshape(alive.shape)
-
-    def _reward_error(self, logits: Tensor, reward: Tensor, mask: Tensor) -> Tensor:
-        error = (two_hot_mean(logits, self.bins) - reward).abs()
-        return (mask * error).sum() / mask.sum().clamp_min(1)
-
     def value_loss(self, tensordict: TensorDictBase) -> tuple[Tensor, TensorDict]:
-        """Return the Huber loss of both value heads, and what belongs to it.
+        """Return the loss of the value heads, and what belongs to it.
 
         Args:
             tensordict: window [B, H], of which the first n steps are read.
@@ -299,7 +253,8 @@ class ULDLoss(LatentNetworks):
             z_s = self._encode(first, self.state_encoder_params)
             z_sa = self._join(z_s, first.get(keys.action), self.state_action_encoder_params)
         q = self._values(z_sa, self.qvalue_network_params)
-        loss = F.smooth_l1_loss(q, y.expand_as(q), reduction="none").mean(0)
+        distance = F.smooth_l1_loss if self.value_kind == "huber" else F.mse_loss
+        loss = distance(q, y.expand_as(q), reduction="none").mean(0)
         error = (q.detach() - y).abs().amax(0)
         metadata = TensorDict(batch_size=y.shape, device=y.device)
         metadata.set(keys.priority, error).set(keys.state_embedding, z_s)
@@ -317,19 +272,11 @@ class ULDLoss(LatentNetworks):
         total, discount = n_step_return(
             self._flag(td, keys.reward)[:, :n], self._flag(td, keys.terminated)[:, :n], self.gamma
         )
-        z_n = self._encode(td[:, n - 1].get("next"), self.target_state_encoder_params)
-        action, _ = self._act(z_n, self.target_actor_network_params)
-        action = self._smoothed(action)
-        z_sa = self._join(z_n, action, self.target_state_action_encoder_params)
+        f, g = self._target_encoders
+        z_n = self._encode(td[:, n - 1].get("next"), f)
+        z_sa = self._join(z_n, self._target_action(z_n), g)
         q = self._values(z_sa, self.target_qvalue_network_params).amin(0)
         return (total + discount * self.target_reward_scale * q) / self.reward_scale
-
-    def _smoothed(self, action: Tensor) -> Tensor:
-        """Add clipped noise (target policy smoothing, TD3, arXiv 1802.09477)."""
-        noise = (self.policy_noise * torch.randn_like(action)).clamp(-self.noise_clip, self.noise_clip)
-        if self.discrete:
-            return one_hot_argmax(action + noise)
-        return (action + noise).clamp(self.min_action, self.max_action)
 
     def actor_loss(self, tensordict: TensorDictBase) -> tuple[Tensor, TensorDict]:
         """Return the policy loss; gradients reach the policy only.

@@ -88,7 +88,7 @@ class Agent:
         check_spaces(spaces, env_id)
         config = config or AgentConfig()
         action_spec = _action_spec(spaces.action)
-        networks = make_networks(_observation_spec(spaces), action_spec, config.model)
+        networks = make_networks(_observation_spec(spaces), action_spec, config.model, loss=config.loss)
         for module in networks.modules():
             module.to(device)
         loss = make_loss(networks, action_spec, config)
@@ -178,6 +178,7 @@ class Agent:
             "env_id": self.env_id,
             **task_to_json(self.spaces),
             "config": to_dict(self.config),
+            "reward_scale": self.loss.reward_scale.item(),
         }
         tensors = {key: value.contiguous().cpu() for key, value in self._tensors().items()}
         aside = folder / ".model.safetensors.new"
@@ -196,6 +197,8 @@ class Agent:
         try:
             spaces, config = task_from_json(about), from_dict(about["config"])
             agent = cls.build(str(about["env_id"]), spaces, config, device)
+            # Models of earlier versions lack it: their values are in units of the scale they were trained with.
+            agent.loss.reward_scale.fill_(about.get("reward_scale", 1.0))
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             reason = f"{type(error).__name__}: {error}".splitlines()[0]
             raise InputError(f"{folder / 'config.json'} is not a model description ({reason}).") from error

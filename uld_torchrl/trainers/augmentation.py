@@ -16,16 +16,20 @@ from uld_torchrl.errors import InputError
 from uld_torchrl.functional import random_shift
 from uld_torchrl.modules.rollout import next_key
 
-EVERY = slice(None)
+EVERY, FIRST = slice(None), slice(1)
 
 
 def shift_images(
-    window: TensorDictBase, keys: Sequence[NestedKey], pad: int, next_steps: slice = EVERY
+    window: TensorDictBase,
+    keys: Sequence[NestedKey],
+    pad: int,
+    next_steps: slice = EVERY,
+    steps: slice = FIRST,
 ) -> TensorDictBase:
     """Return the window with the images that the losses read shifted at random.
 
     Each stack draws its own shift (dy, dx) from {0, ..., 2 pad}^2, the frames of a stack share it (MR.Q,
-    arXiv 2501.16142). The losses read the first observation and, of the next ones, ``next_steps``; the
+    arXiv 2501.16142). The losses read ``steps`` of the observations and ``next_steps`` of the next ones; the
     other steps repeat the first one that is read, since shifting them would be wasted.
 
     Args:
@@ -33,6 +37,7 @@ def shift_images(
         keys: of the observations; those that are not uint8 stay as they are.
         pad: largest shift in pixels, smaller than the images; 0 changes nothing.
         next_steps: steps whose next observations are read: all of them, or one.
+        steps: steps whose observations are read: the first one, or all of them.
 
     Raises:
         InputError: images of which such a shift could leave nothing.
@@ -50,8 +55,8 @@ def shift_images(
     window = window.copy()
     for key in images:
         check_shift(pad, window.get(key).shape[-2:])
-        for name, steps in ((key, slice(1)), (next_key(key), next_steps)):
-            window.set(name, _shifted(window.get(name), steps, pad))
+        for name, read in ((key, steps), (next_key(key), next_steps)):
+            window.set(name, _shifted(window.get(name), read, pad))
     return window
 
 

@@ -16,7 +16,7 @@ from torchrl.trainers import OptimizationStepper
 from uld_torchrl.config import OptimConfig
 from uld_torchrl.data import WindowReplayBuffer
 from uld_torchrl.objectives import PeriodicHardUpdate, ULDLoss
-from uld_torchrl.trainers.augmentation import EVERY, shift_images
+from uld_torchrl.trainers.augmentation import EVERY, FIRST, shift_images
 
 _ENCODER = ("state_encoder_params", "state_action_encoder_params", "predictor_params")
 
@@ -70,7 +70,9 @@ class ULDOptimizationStepper(OptimizationStepper):
         self.loss_module, self.replay_buffer = loss_module, replay_buffer
         self.config = config = config or OptimConfig()
         self.target_updater = PeriodicHardUpdate(loss_module, period=config.period)
-        encoder = [p for name in _ENCODER for p in getattr(loss_module, name).parameters()]
+        # Frozen parameters stay out: weight decay would move them.
+        learned = _ENCODER[-1:] if loss_module.freeze_encoder else _ENCODER
+        encoder = [p for name in learned for p in getattr(loss_module, name).parameters()]
         self.encoder_optimizer = self._adamw(encoder, config.encoder_lr)
         self._value_parameters = list(loss_module.qvalue_network_params.parameters())
         self.value_optimizer = self._adamw(self._value_parameters, config.value_lr)
@@ -110,7 +112,7 @@ class ULDOptimizationStepper(OptimizationStepper):
         if self.target_updater.step():
             self._begin_period()
         if self.config.schedule == "every_step":
-            batch = self._shifted(sub_batch)
+            batch = self._shifted_whole(sub_batch)
             self._encoder_metrics = self._update_encoder(batch)
         else:
             n = self.loss_module.n_steps
@@ -133,13 +135,19 @@ class ULDOptimizationStepper(OptimizationStepper):
     def _encoder_burst(self) -> None:
         total: dict[str, Tensor] = {}
         for _ in range(self.config.period):
-            metrics = self._update_encoder(self._shifted(self.replay_buffer.sample()))
+            metrics = self._update_encoder(self._shifted_whole(self.replay_buffer.sample()))
             total = {name: value + total.get(name, 0.0) for name, value in metrics.items()}
         self._encoder_metrics = {name: value / self.config.period for name, value in total.items()}
 
-    def _shifted(self, batch: TensorDictBase, next_steps: slice = EVERY) -> TensorDictBase:
+    def _shifted(
+        self, batch: TensorDictBase, next_steps: slice = EVERY, steps: slice = FIRST
+    ) -> TensorDictBase:
         keys = self.loss_module.state_encoder.in_keys
-        return shift_images(batch, keys, self.config.image_shift, next_steps)
+        return shift_images(batch, keys, self.config.image_shift, next_steps, steps)
+
+    def _shifted_whole(self, batch: TensorDictBase) -> TensorDictBase:
+        """Shift what the encoder's loss reads: without the unroll all observations."""
+        return self._shifted(batch, steps=FIRST if self.loss_module.unroll else EVERY)
 
     def _update_encoder(self, batch: TensorDictBase) -> dict[str, Tensor]:
         loss, parts = self.loss_module.encoder_loss(batch)
