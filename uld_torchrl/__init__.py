@@ -1,7 +1,7 @@
 """ULD and MR.Q for TorchRL: one agent for vectors and pixels, continuous and discrete actions.
 
 The public names are below; torch is imported when the first of them is used (PEP 562), so that
-``import uld_torchrl`` and ``uld --help`` stay quick.
+``import uld_torchrl`` and ``uld --help`` stay quick. Gymnasium is told of the environments ``tabular/...``.
 
 Glossary (MR.Q, arXiv 2501.16142; a prime marks target networks):
 
@@ -30,7 +30,11 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from uld_torchrl.gymnasium_ids import register_in_time
+
 __version__ = "0.1.0"
+
+register_in_time()
 
 _HOMES = {
     "AgentConfig": "config",

@@ -49,7 +49,7 @@ BAD_TRAIN: dict[str, tuple[list[str], list[str]]] = {
     "unknown family": (["dmcontrol/walker-run"], ["dmcontrol/walker-run"]),
     "nothing like it": (["dmc/"], ["dmc/<domain>-<task>"]),
     "empty id": ([""], ["env must be a name"]),
-    "later family": (["tabular/chain"], ["tabular/", "not supported yet"]),
+    "unknown tabular MDP": (["tabular/chian"], ["tabular/chian", "Did you mean tabular/chain"]),
     "unknown game": (["atari/Pongg"], ["atari/Pongg", "Did you mean atari/Pong"]),
     "no frames": (["atari/Pong", "--set", "atari.frame_stack=0"], ["frame_stack", "got 0"]),
     "missing module": (["gym/no_such_module:Env-v0"], ["no_such_module"]),

@@ -121,6 +121,7 @@ def test_canonical_id_maps_published_and_bare_names() -> None:
         "ALE/Pong-v5": "gym/ALE/Pong-v5",
         "Dmc-visual-walker-run": "dmc-pixels/walker-run",
         "CartPole-v1": "gym/CartPole-v1",
+        "gym/tabular/chain": "tabular/chain",
         "phys2d/CartPole-v1": "gym/phys2d/CartPole-v1",
         "gym/CartPole-v1": "gym/CartPole-v1",
         "dmc/walker-run": "dmc/walker-run",
@@ -150,7 +151,7 @@ def test_canonical_id_maps_published_and_bare_names() -> None:
             "Blackjack-v1",
             ["gym/Blackjack-v1", "observation space Tuple(", "Box of shape (n,)", "FlattenObservation"],
         ),
-        ("tabular/chain", ["tabular/", "not supported yet in this version"]),
+        ("tabular/chian", ["tabular/chian names no known", "Did you mean tabular/chain"]),
     ],
 )
 def test_bad_names_are_refused_with_a_way_out(env_id: str, parts: list[str]) -> None:

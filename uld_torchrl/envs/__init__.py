@@ -1,8 +1,8 @@
 """Environments: one call, :func:`make_env`, for names, environments, vector environments and callables.
 
 Every environment is a TorchRL ``EnvBase`` of batch size ``[num_envs]`` (also for one) with a flat
-float32 ``observation`` or uint8 ``pixels``, and actions in [-1, 1] or one-hot. Tabular environments are
-not here yet. Modules are imported when a name is first used: worker processes do without torch.
+float32 ``observation`` or uint8 ``pixels``, and actions in [-1, 1] or one-hot. Modules are imported when a
+name is first used: worker processes do without torch, and without ``theory`` if nothing is tabular.
 """
 
 from __future__ import annotations
@@ -29,18 +29,21 @@ if TYPE_CHECKING:
         observation_vector,
         vector_length,
     )
+    from uld_torchrl.envs.tabular import TabularEnv, named_mdp, state_observations
 
 # MuJoCo reads MUJOCO_GL while it is being imported, and fails there if the renderer is broken.
 choose_renderer()
 
 _HOMES = {
     "EnvLike": "sources",
+    "TabularEnv": "tabular",
     "TaskSpaces": "spaces",
     "canonical_id": "registry",
     "copy_env": "sources",
     "describe_env": "sources",
     "env_name": "sources",
     "make_env": "make",
+    "named_mdp": "tabular",
     "native_action": "spaces",
     "observation_stack": "images",
     "observation_vector": "spaces",
@@ -49,6 +52,7 @@ _HOMES = {
     "space_from_json": "space_json",
     "space_to_json": "space_json",
     "stack_frames": "images",
+    "state_observations": "tabular",
     "task_from_json": "space_json",
     "task_spaces": "make",
     "task_to_json": "space_json",
@@ -56,6 +60,7 @@ _HOMES = {
 }
 __all__ = [
     "EnvLike",
+    "TabularEnv",
     "TaskSpaces",
     "canonical_id",
     "choose_renderer",
@@ -63,6 +68,7 @@ __all__ = [
     "describe_env",
     "env_name",
     "make_env",
+    "named_mdp",
     "native_action",
     "observation_stack",
     "observation_vector",
@@ -71,6 +77,7 @@ __all__ = [
     "space_from_json",
     "space_to_json",
     "stack_frames",
+    "state_observations",
     "task_from_json",
     "task_spaces",
     "task_to_json",

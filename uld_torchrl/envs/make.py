@@ -57,8 +57,8 @@ def make_env(
 
     Args:
         env: ``gym/<Gymnasium id>`` (or the bare id), ``dmc/<domain>-<task>``,
-            ``dmc-pixels/<domain>-<task>``, ``atari/<Game>``, or a published name; a ``gymnasium.Env``; a
-            ``gymnasium.vector.VectorEnv``; or a callable that makes a ``gymnasium.Env``.
+            ``dmc-pixels/<domain>-<task>``, ``atari/<Game>``, ``tabular/<name>``, or a published name; a
+            ``gymnasium.Env``; a ``gymnasium.vector.VectorEnv``; or a callable that makes a ``gymnasium.Env``.
         num_envs: number of lanes; None: 1, or the vector environment's own number.
         env_workers: processes that step the lanes; 0: this one. The data are the same. For names and
             callables only; see ``workers.py`` for what a callable may refer to.

@@ -1,4 +1,4 @@
-"""Environments by name: ``gym/``, ``dmc/``, ``dmc-pixels/`` and ``atari/``, also in their published forms.
+"""Environments by name: ``gym/``, ``dmc/``, ``dmc-pixels/``, ``atari/``, ``tabular/``; published forms too.
 
 Here: names, what is said about unknown ones, and silence where a warning helps nobody. Environments that a
 user passes as objects are in ``sources.py``. Worker processes import this without torch.
@@ -23,16 +23,27 @@ from uld_torchrl.envs.silence import without_harmless_warnings
 from uld_torchrl.errors import InputError, nearest
 
 _LOG = logging.getLogger(__name__)
-_LATER = ("tabular",)
-_FAMILIES = ("gym", "dmc", "dmc-pixels", "atari", "custom", *_LATER)
+_FAMILIES = ("gym", "dmc", "dmc-pixels", "atari", "tabular", "custom")
 _KINDS = {
     "gym": "Gymnasium id",
     "dmc": "dm_control task",
     "dmc-pixels": "dm_control task",
     "atari": "Atari game",
 }
-_FORMS = ("gym/<Gymnasium id>", "dmc/<domain>-<task>", "dmc-pixels/<domain>-<task>", "atari/<Game>")
-_PUBLISHED = {"Gym-": "gym/", "Dmc-visual-": "dmc-pixels/", "Dmc-": "dmc/", "Atari-": "atari/"}
+_FORMS = (
+    "gym/<Gymnasium id>",
+    "dmc/<domain>-<task>",
+    "dmc-pixels/<domain>-<task>",
+    "atari/<Game>",
+    "tabular/<name>",
+)
+_PUBLISHED = {
+    "Gym-": "gym/",
+    "Dmc-visual-": "dmc-pixels/",
+    "Dmc-": "dmc/",
+    "Atari-": "atari/",
+    "gym/tabular/": "tabular/",
+}
 
 
 def canonical_id(env_id: str) -> str:
@@ -48,6 +59,8 @@ def canonical_id(env_id: str) -> str:
             break
     if env_id.startswith("atari/"):
         return env_id.removesuffix("-v5")
+    if env_id.startswith("tabular/"):
+        return env_id.replace(":", "-")
     return env_id if env_id.partition("/")[0] in _FAMILIES else f"gym/{env_id}"
 
 
@@ -90,8 +103,6 @@ def make_registered(
             f"env_id {env_id!r} is a name for an environment that was passed from Python, and cannot be made "
             "from the name. Pass the environment itself, or a callable that makes it."
         )
-    if family in _LATER:
-        raise InputError(f"env_id {env_id!r}: {family}/ environments are not supported yet in this version.")
     if spec is not None:
         gymnasium.registry.setdefault(spec.id, spec)
     pixels, atari = pixels or PixelConfig(), atari or AtariConfig()
@@ -100,6 +111,8 @@ def make_registered(
             return stack_frames(_make_atari(name, atari, render), frames_of_games(atari), env_id)
         if family == "dmc-pixels":
             return stack_frames(_make_dmc(name, pixels), pixels, env_id)
+        if family == "tabular":
+            return _make_tabular(name, render)
         env = _make_dmc(name) if family == "dmc" else _make_gym(name, render)
     return stack_frames(env, pixels, env_id)
 
@@ -169,6 +182,16 @@ def _make_atari(name: str, config: AtariConfig, render: bool) -> gymnasium.Env:
     if name not in game_names():
         raise _unknown("atari", name, game_names())
     return make_game(name, config, render)
+
+
+def _make_tabular(name: str, render: bool) -> gymnasium.Env:
+    # Gymnasium has some in this namespace, and users may.
+    if f"tabular/{name}" in gymnasium.registry and name != "mdp":
+        return _make_gym(f"tabular/{name}", render)
+    # Not at the top: nothing else here needs the theory package.
+    from uld_torchrl.envs.tabular import make_named
+
+    return make_named(name, render)
 
 
 def _unknown(family: str, name: str, known: Any) -> InputError:
