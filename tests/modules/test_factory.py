@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -20,7 +21,7 @@ from torchrl.data import (
 )
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
-from uld_torchrl.config import AgentConfig, ModelConfig, RunConfig, preset
+from uld_torchrl.config import AgentConfig, LossConfig, ModelConfig, RunConfig, preset
 from uld_torchrl.errors import InputError
 from uld_torchrl.modules import (
     GumbelPolicy,
@@ -37,6 +38,7 @@ from uld_torchrl.modules import (
 )
 from uld_torchrl.modules.specs import action_bounds, check_unit_bounds, is_discrete, vector_size
 
+BOX = Bounded(-1, 1, (2,))
 TINY = ModelConfig(z_s_dim=8, z_a_dim=4, z_sa_dim=6, hidden_dim=8, num_bins=5)
 
 
@@ -94,6 +96,71 @@ def test_defaults_of_the_parts_are_those_of_the_settings() -> None:
 def test_two_heads_differ(spec: TensorSpec) -> None:
     first, second = make_networks(Unbounded(3), spec, TINY).qvalue_network
     assert not torch.equal(first.module.out.weight, second.module.out.weight)
+
+
+@pytest.mark.parametrize("heads", [1, 2, 3])
+@pytest.mark.parametrize(("name", "size"), [("mlp", 56 + 72 + 72 + 9), ("linear", 6)])
+def test_heads_are_as_many_and_of_the_kind_that_is_asked_for(name: Any, size: int, heads: int) -> None:
+    # TINY's MLP is 6-8-8-8, (a + 1) b each, and an output 8-1; the linear head has no bias.
+    torch.manual_seed(0)
+    made = make_networks(Unbounded(3), BOX, replace(TINY, value_head=name, num_values=heads)).qvalue_network
+    assert len(made) == heads
+    assert [sum(p.numel() for p in head.parameters()) for head in made] == [size] * heads
+    first = [next(head.parameters()) for head in made]
+    assert all(not torch.equal(one, other) for k, one in enumerate(first) for other in first[k + 1 :])
+
+
+def test_a_linear_head_is_a_product_without_a_bias() -> None:
+    (head,) = make_networks(
+        Unbounded(3), BOX, replace(TINY, value_head="linear", num_values=1)
+    ).qvalue_network
+    assert [name for name, _ in head.named_parameters()] == ["module.weight"]
+    head.module.weight.data.copy_(torch.tensor([[1.0, -2.0, 3.0, 0.5, 0.0, 4.0]]))
+    z_sa = torch.tensor([[0.0] * 6, [1.0] * 6, [2.0, 1.0, 0.0, 4.0, 9.0, -1.0]])
+    td = head(TensorDict(state_action_embedding=z_sa, batch_size=[3]))
+    assert td["state_action_value"].tolist() == [[0.0], [6.5], [-2.0]]
+
+
+@pytest.mark.parametrize(
+    ("loss", "predicted", "width", "rewards"),
+    [
+        (None, "state_embedding", 8, 5),
+        (LossConfig(reward_loss="mse"), "state_embedding", 8, 1),
+        (LossConfig(dynamics_target="state_action", unroll=False), "state_action_embedding", 6, 5),
+        (
+            LossConfig(dynamics_target="state_action", unroll=False, reward_loss="mse"),
+            "state_action_embedding",
+            6,
+            1,
+        ),
+    ],
+)
+def test_m_predicts_what_the_loss_asks_for(
+    loss: LossConfig | None, predicted: str, width: int, rewards: int
+) -> None:
+    m = make_networks(Unbounded(3), BOX, TINY, loss=loss).predictor
+    assert m.out_keys == ["terminated_pred", ("next", predicted), "reward_logits"]
+    td = m(TensorDict(state_action_embedding=torch.randn(7, 6), batch_size=[7]))
+    assert td["terminated_pred"].shape == (7, 1) and td["reward_logits"].shape == (7, rewards)
+    assert td["next", predicted].shape == (7, width) and set(td["next"].keys()) == {predicted}
+
+
+def test_settings_that_m_does_not_read_change_no_network() -> None:
+    others = LossConfig(
+        value_loss="mse", unroll=False, target_encoder=False, freeze_encoder=True, reward_scaling=False
+    )
+    made = []
+    for loss in (None, LossConfig(), others):
+        torch.manual_seed(0)
+        made.append(
+            [
+                p
+                for net in make_networks(Unbounded(3), BOX, TINY, loss=loss).modules()
+                for p in net.parameters()
+            ]
+        )
+    for one, other, third in zip(*made, strict=True):
+        assert torch.equal(one, other) and torch.equal(one, third)
 
 
 def test_batched_specs_and_another_observation_key() -> None:

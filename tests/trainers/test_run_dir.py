@@ -90,6 +90,16 @@ def test_another_configuration_is_refused_with_the_fields_that_differ(tmp_path: 
     assert run.config.read_bytes() == before
 
 
+def test_settings_that_came_with_a_later_version_stand_at_their_defaults(tmp_path: Path) -> None:
+    run = opened(tmp_path)
+    started = json.loads(run.config.read_text())
+    del started["config"]["loss"]["value_loss"], started["config"]["atari"]
+    run.config.write_text(json.dumps(started))
+    assert opened(tmp_path).path == run.path
+    with pytest.raises(InputError, match=r"loss.value_loss: huber -> mse"):
+        opened(tmp_path, override(DEBUG, ["loss.value_loss=mse"]))
+
+
 def test_another_environment_in_the_same_directory_is_refused(tmp_path: Path) -> None:
     run = opened(tmp_path)
     about = json.loads(run.config.read_text())

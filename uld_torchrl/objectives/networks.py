@@ -111,9 +111,22 @@ class LatentNetworks(LossModule):
         self.convert_to_functional(state_action_encoder, "state_action_encoder", create_target_params=True)
         self.convert_to_functional(predictor, "predictor")
         self.convert_to_functional(actor_network, "actor_network", create_target_params=True)
-        self.convert_to_functional(qvalue_network, "qvalue_network", heads, create_target_params=True)
+        self._convert_values(qvalue_network, heads)
         self._make_vmap()
         self._make_rollout()
+
+    def _convert_values(
+        self, qvalue_network: TensorDictModuleBase | list[TensorDictModuleBase], heads: int
+    ) -> None:
+        name = "qvalue_network"
+        if not (isinstance(qvalue_network, list) and heads == 1):
+            self.convert_to_functional(qvalue_network, name, heads, create_target_params=True)
+            return
+        # A list of one would be stacked to a view, which no optimiser finds; a bare module is drawn anew.
+        self.convert_to_functional(qvalue_network[0], name, heads, create_target_params=True)
+        given = TensorDict.from_module(qvalue_network[0]).data.unsqueeze(0)
+        for params in (self._modules[f"{name}_params"], self._modules[f"target_{name}_params"]):
+            params.data.update_(given)
 
     def _make_vmap(self) -> None:
         self._vmap_qvalue = _vmap_func(

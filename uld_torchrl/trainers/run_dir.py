@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from uld_torchrl.config import AgentConfig, differences, to_dict
+from uld_torchrl.config import AgentConfig, differences, from_dict, to_dict
 from uld_torchrl.errors import InputError, check_seed
 from uld_torchrl.trainers.files import replace_text
 
@@ -171,6 +171,7 @@ def _fresh_name(root: Path, env_id: str, name: str, seed: int) -> str:
 def _check_same(run: RunDir, started: dict[str, Any]) -> None:
     try:
         old = json.loads(run.config.read_text(encoding="utf-8"))
+        old["config"] = to_dict(from_dict(old["config"]))  # settings that came later, at their defaults
         steps = old["config"]["run"].pop("total_steps")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(

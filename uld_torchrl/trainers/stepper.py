@@ -70,7 +70,7 @@ class ULDOptimizationStepper(OptimizationStepper):
         self.loss_module, self.replay_buffer = loss_module, replay_buffer
         self.config = config = config or OptimConfig()
         self.target_updater = PeriodicHardUpdate(loss_module, period=config.period)
-        # Frozen parameters stay out: weight decay would move them.
+        # Frozen parameters stay out: with a gradient of zero in place of none, weight decay would move them.
         learned = _ENCODER[-1:] if loss_module.freeze_encoder else _ENCODER
         encoder = [p for name in learned for p in getattr(loss_module, name).parameters()]
         self.encoder_optimizer = self._adamw(encoder, config.encoder_lr)
