@@ -133,7 +133,7 @@ def test_fresh_counts_for_each_seed(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"config": {}}', '{"config": {"run": []}}', "\xff"])
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"config": 3}', '{"config": {"run": []}}', "\xff"])
 def test_a_damaged_config_is_named(text: str, tmp_path: Path) -> None:
     run = opened(tmp_path)
     run.config.write_bytes(text.encode("latin-1"))
