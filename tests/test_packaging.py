@@ -66,7 +66,7 @@ sys.exit("torch was imported" if "torch" in sys.modules else 0)
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    for command in ("train", "eval", "info"):
+    for command in ("train", "eval", "audit", "info"):
         assert command in done.stdout
 
 

@@ -15,6 +15,7 @@ import uld_torchrl
 PACKAGES = (
     "uld_torchrl",
     "uld_torchrl.data",
+    "uld_torchrl.diagnostics",
     "uld_torchrl.envs",
     "uld_torchrl.modules",
     "uld_torchrl.objectives",

@@ -7,6 +7,7 @@ never imports torch and knows nothing of ``uld_torchrl``.
 from theory import catalogue
 from theory.abstraction import check_abstraction
 from theory.aggregate import AggregateModel, aggregate_model
+from theory.audit import AuditReport, audit_embeddings
 from theory.bellman_residual import (
     ResidualSplit,
     ResidualStudy,
@@ -52,6 +53,7 @@ from theory.worlds import cliff_walking, frozen_lake, random_walk, river_swim
 __all__ = [
     "ActionGap",
     "AggregateModel",
+    "AuditReport",
     "BoundLadder",
     "Certified",
     "Condition",
@@ -88,6 +90,7 @@ __all__ = [
     "Weights",
     "action_gap",
     "aggregate_model",
+    "audit_embeddings",
     "bellman_residual",
     "bounds",
     "catalogue",

@@ -1,4 +1,4 @@
-"""The command ``uld``: train, eval, info. Arguments are parsed before torch is imported.
+"""The command ``uld``: train, eval, audit, info. Arguments are parsed before torch is imported.
 
 Bad input ends with exit code 2 and one message on standard error; only this file prints.
 """
@@ -11,7 +11,7 @@ import sys
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
@@ -26,14 +26,17 @@ from uld_torchrl.config import (
 )
 from uld_torchrl.errors import InputError
 
+if TYPE_CHECKING:
+    from uld_torchrl.trainers import Callback
+
 
 @dataclass(frozen=True)
 class Train:
     """Train an agent; the same command again goes on where it stopped."""
 
     env: tyro.conf.Positional[str] = DEFAULT_ENV
-    """Environment: gym/<Gymnasium id>, dmc/<domain>-<task>, dmc-pixels/<domain>-<task>, atari/<Game>, or a
-    bare Gymnasium id."""
+    """Environment: gym/<Gymnasium id>, dmc/<domain>-<task>, dmc-pixels/<domain>-<task>, atari/<Game>,
+    tabular/<name>, or a bare Gymnasium id."""
     preset: PresetName = "small"
     """Settings: small (CPU, first contact), uld, mrq (published), debug (seconds, learns nothing)."""
     schedule: Schedule | None = None
@@ -56,6 +59,10 @@ class Train:
     """auto, cpu, cuda, cuda:<k>."""
     log: tyro.conf.UseAppendAction[tuple[Literal["tensorboard", "wandb"], ...]] = ()
     """Log to tensorboard or wandb as well as to CSV files; may be repeated."""
+    audit_every: int | None = None
+    """Audit the agent every so many steps, for `uld audit`; tabular environments only."""
+    probe_every: int | None = None
+    """Probe the agent on replayed windows every so many steps: linearity, ranks, calibration."""
     set: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """Any other setting as section.field=value, e.g. --set loss.gamma=0.98; may be repeated."""
     fresh: tyro.conf.FlagCreatePairsOff[bool] = False
@@ -79,6 +86,20 @@ class Eval:
 
 
 @dataclass(frozen=True)
+class Audit:
+    """Audit a finished run on its tabular MDP, over its training time: writes <run>/audit."""
+
+    run: tyro.conf.Positional[Path]
+    """Run directory (the one that `uld train` names)."""
+    mdp: str | None = None
+    """The MDP by its name, as in tabular/<name>; default: the one of the run's environment."""
+    policy: Literal["greedy", "softmax"] = "greedy"
+    """Policy of the final model, where the run did not audit it itself."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:<k>."""
+
+
+@dataclass(frozen=True)
 class Info:
     """Show versions, devices, the renderer, and what is missing."""
 
@@ -86,18 +107,21 @@ class Info:
 Command = (
     Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Eval, tyro.conf.subcommand("eval")]
+    | Annotated[Audit, tyro.conf.subcommand("audit")]
     | Annotated[Info, tyro.conf.subcommand("info")]
 )
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; return 0, 1 for a failed file, 2 for bad input, 130 when interrupted."""
+    """Run the command line; return 0; 1 for a failed file or audit, 2 for bad input, 130 when stopped."""
     command = tyro.cli(Command, prog="uld", args=arguments)
     try:
         if isinstance(command, Train):
             _train(command)
         elif isinstance(command, Eval):
             _eval(command)
+        elif isinstance(command, Audit):
+            return _audit(command)
         else:
             _info()
     except InputError as error:
@@ -156,6 +180,7 @@ def _train(command: Train) -> None:
         env_workers=command.env_workers,
         buffer_storage=command.buffer_storage,
         log_to=command.log,
+        callbacks=_callbacks(command, config),
         progress=True,
     )
     with closing(trainer):
@@ -169,6 +194,22 @@ def _train(command: Train) -> None:
         f"return {result.return_mean:.1f} (sd {result.return_std:.1f}, {config.run.eval_episodes} episodes) "
         f"at step {result.step} in {result.path}; next: uld eval {shlex.quote(str(result.path))}"
     )
+
+
+def _callbacks(command: Train, config: AgentConfig) -> list[Callback]:
+    """Return what the run is to call; refused here, before it has a directory."""
+    if command.audit_every is None and command.probe_every is None:
+        return []
+    from uld_torchrl.diagnostics import AuditEvery, ProbeEvery, mdp_of_env
+    from uld_torchrl.envs import canonical_id
+
+    chosen: list[Callback] = []
+    if command.audit_every is not None:
+        mdp = mdp_of_env(canonical_id(command.env), config.loss.gamma)
+        chosen.append(AuditEvery(command.audit_every, mdp))
+    if command.probe_every is not None:
+        chosen.append(ProbeEvery(command.probe_every))
+    return chosen
 
 
 def _eval(command: Eval) -> None:
@@ -188,6 +229,16 @@ def _eval(command: Eval) -> None:
     )
     if outcome.video is not None:
         print(f"video: {outcome.video}")
+
+
+def _audit(command: Audit) -> int:
+    from uld_torchrl.diagnostics import audit_run
+    from uld_torchrl.trainers.device import pick_device
+
+    found = audit_run(command.run, mdp=command.mdp, policy=command.policy, device=pick_device(command.device))
+    print(found.report.sentence)
+    print(f"report: {found.path / 'report.md'}")
+    return 1 if found.report.verdict == "fail" else 0
 
 
 def _info() -> None:

@@ -58,7 +58,7 @@ every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 
 def test_all_pages_are_there() -> None:
     theorems = ["theorem-1", "theorem-2", "theorem-3"]
-    others = ["catalogue", "equivariances", "further", "index", "mistakes", "numerics", "stability"]
+    others = ["audit", "catalogue", "equivariances", "further", "index", "mistakes", "numerics", "stability"]
     assert [page.stem for page in PAGES] == others + theorems
 
 

@@ -24,7 +24,7 @@ def test_the_example_runs_and_passes(capsys: pytest.CaptureFixture[str]) -> None
 def test_every_command_of_the_table_is_one(capsys: pytest.CaptureFixture[str]) -> None:
     rows = [line.split("|")[1] for line in SECTION.splitlines() if line.startswith("| `")][1:]
     named = [name for row in rows for name in re.findall(r"`(\w+)[^`]*`", row)]
-    assert len(named) == 7
+    assert len(named) == 8
     for name in named:
         with pytest.raises(SystemExit) as end:
             main([name, "--help"])

@@ -89,6 +89,17 @@ def test_saved_files_are_the_same_each_time(tmp_path: Path) -> None:
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
 
 
+def test_a_loaded_agent_has_the_unit_of_its_values_and_targets_like_its_networks(tmp_path: Path) -> None:
+    agent = agent_of()
+    agent.loss.reward_scale.fill_(3.5)
+    agent.save(tmp_path)
+    loaded = Agent.load(tmp_path).loss
+    assert loaded.reward_scale == 3.5
+    for name in ("state_encoder", "state_action_encoder", "actor_network", "qvalue_network"):
+        online, target = (getattr(loaded, f"{prefix}{name}_params").data for prefix in ("", "target_"))
+        assert (online == target).all()
+
+
 def test_an_agent_for_an_environment_has_the_spaces_of_one_lane() -> None:
     agent = Agent.for_env("gym/Pendulum-v1", make_env("Pendulum-v1", num_envs=3), DEBUG)
     raw = gymnasium.make("Pendulum-v1")
@@ -163,6 +174,9 @@ DAMAGE = {
     "settings that are a list": edit(config=[1]),
     "settings that are missing": edit(config=None),
     "other sizes": edit(config=WIDE),
+    "a reward scale of nothing": edit(reward_scale=0.0),
+    "a reward scale that is a word": edit(reward_scale="large"),
+    "an infinite reward scale": edit(reward_scale=float("inf")),
     "an extra tensor": edit_weights(lambda tensors: tensors.update(extra=torch.zeros(1))),
     "a missing tensor": edit_weights(lambda tensors: tensors.pop(next(iter(tensors)))),  # type: ignore[arg-type,return-value]
     "a tensor of another shape": edit_weights(shrink_first),

@@ -10,7 +10,7 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 from typing import Protocol
 
-from theory.commands import catalogue, lstd, nstep, report, sweep, targets, trajectory
+from theory.commands import audit, catalogue, lstd, nstep, report, sweep, targets, trajectory
 
 
 class Command(Protocol):
@@ -34,4 +34,5 @@ COMMANDS: tuple[Command, ...] = (
     targets,
     nstep,
     lstd,
+    audit,
 )

@@ -21,6 +21,8 @@ _HOMES = {
     "plot_decomposition": "decomposition",
     "plot_decomposition_map": "decomposition",
     "plot_error_map": "decomposition",
+    "plot_audit_history": "audit",
+    "plot_audit_linearity": "audit",
     "plot_feature_sweep": "curves",
     "plot_lstd": "curves",
     "plot_n_step": "curves",
@@ -33,6 +35,8 @@ __all__ = [
     "PALETTE",
     "KolterCurve",
     "kolter_curve",
+    "plot_audit_history",
+    "plot_audit_linearity",
     "plot_bounds",
     "plot_decomposition",
     "plot_decomposition_map",
@@ -49,6 +53,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from theory.plots.audit import plot_audit_history, plot_audit_linearity
     from theory.plots.curves import plot_feature_sweep, plot_lstd, plot_n_step
     from theory.plots.decomposition import plot_decomposition, plot_decomposition_map, plot_error_map
     from theory.plots.iterations import plot_eigenvalues, plot_target_networks, plot_td_error

@@ -2,6 +2,7 @@
 
 from uld_torchrl.trainers.adapter import TorchRLTrainer
 from uld_torchrl.trainers.agent import Agent
+from uld_torchrl.trainers.callbacks import Callback
 from uld_torchrl.trainers.evaluation import Evaluation, evaluate
 from uld_torchrl.trainers.playback import evaluate_run, load
 from uld_torchrl.trainers.run import train
@@ -12,6 +13,7 @@ from uld_torchrl.trainers.trainer import TrainResult, ULDTrainer
 
 __all__ = [
     "Agent",
+    "Callback",
     "Evaluation",
     "Interrupted",
     "RunDir",

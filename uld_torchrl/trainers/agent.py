@@ -40,7 +40,7 @@ from uld_torchrl.envs import (
 from uld_torchrl.envs.spaces import check_spaces
 from uld_torchrl.errors import InputError
 from uld_torchrl.modules import make_networks, make_policy
-from uld_torchrl.objectives import ULDLoss, make_loss
+from uld_torchrl.objectives import PeriodicHardUpdate, ULDLoss, make_loss
 from uld_torchrl.objectives.networks import NETWORKS
 from uld_torchrl.trainers.files import replace_text
 
@@ -188,7 +188,7 @@ class Agent:
 
     @classmethod
     def load(cls, folder: Path, device: torch.device | str = "cpu") -> Agent:
-        """Read an agent that :meth:`save` wrote.
+        """Read an agent that :meth:`save` wrote; the target networks begin as copies.
 
         Raises:
             InputError: a file is missing, damaged, or of another version.
@@ -197,12 +197,13 @@ class Agent:
         try:
             spaces, config = task_from_json(about), from_dict(about["config"])
             agent = cls.build(str(about["env_id"]), spaces, config, device)
-            # Models of earlier versions lack it: their values are in units of the scale they were trained with.
-            agent.loss.reward_scale.fill_(about.get("reward_scale", 1.0))
+            # 1 where an earlier version saved: its values keep the unit that they were trained in.
+            agent.loss.reward_scale.fill_(_scale(about.get("reward_scale", 1.0)))
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             reason = f"{type(error).__name__}: {error}".splitlines()[0]
             raise InputError(f"{folder / 'config.json'} is not a model description ({reason}).") from error
         agent._load_tensors(folder / "model.safetensors")
+        PeriodicHardUpdate(agent.loss).copy_()
         return agent
 
     def _load_tensors(self, path: Path) -> None:
@@ -214,6 +215,12 @@ class Agent:
         _check_tensors(path, stored, own)
         for key, value in stored.items():
             own[key].copy_(value)
+
+
+def _scale(value: Any) -> float:
+    if not (isinstance(value, (int, float)) and 0 < value < float("inf")):
+        raise ValueError(f"reward_scale {value!r}")
+    return float(value)
 
 
 def _as_arrays(observation: Any) -> Any:

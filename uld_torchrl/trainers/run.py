@@ -20,6 +20,7 @@ from uld_torchrl.data import StorageName
 from uld_torchrl.envs import EnvLike
 from uld_torchrl.envs.sources import is_plain_vector
 from uld_torchrl.errors import InputError
+from uld_torchrl.trainers.callbacks import Callback
 from uld_torchrl.trainers.device import pick_device
 from uld_torchrl.trainers.logs import LogTarget
 from uld_torchrl.trainers.trainer import TrainResult, ULDTrainer
@@ -38,6 +39,7 @@ def train(
     env_workers: int = 0,
     buffer_storage: StorageName = "memory",
     log_to: Sequence[LogTarget] = (),
+    callbacks: Sequence[Callback] = (),
     progress: bool = True,
 ) -> TrainResult:
     """Train an agent; the same call again goes on where it stopped, or gives the result if it is finished.
@@ -61,6 +63,7 @@ def train(
         env_workers: worker processes that step the training environments; 0: this process.
         buffer_storage: "memory", or "memmap" to map the replay buffer to files in the run's directory.
         log_to: "tensorboard", "wandb": log there too.
+        callbacks: what is called every so many steps, such as ``uld_torchrl.diagnostics.AuditEvery(1000)``.
         progress: show progress on standard error.
 
     Returns:
@@ -96,6 +99,7 @@ def train(
         env_workers=env_workers,
         buffer_storage=buffer_storage,
         log_to=log_to,
+        callbacks=callbacks,
         progress=progress,
     )
     with closing(trainer):

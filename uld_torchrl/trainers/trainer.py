@@ -33,6 +33,7 @@ from uld_torchrl.envs import (
 )
 from uld_torchrl.errors import EnvironmentFault, InputError, check_seed
 from uld_torchrl.trainers.agent import Agent
+from uld_torchrl.trainers.callbacks import Callback, same_random_state
 from uld_torchrl.trainers.checkpoints import RunCheckpoints
 from uld_torchrl.trainers.environments import check_images, check_pair, warn_of_statistics, with_lanes
 from uld_torchrl.trainers.evaluation import Evaluation, eval_epsilon, evaluate, make_eval_env, stream_seed
@@ -87,6 +88,7 @@ class ULDTrainer:
         buffer_storage: "memory", or "memmap" to map the replay buffer to files in the run's directory, which
             are deleted in the end. The result is the same.
         log_to: "tensorboard", "wandb": log there too.
+        callbacks: what is called every so many steps, see :class:`~uld_torchrl.trainers.Callback`.
         progress: show progress on standard error.
 
     Raises:
@@ -116,6 +118,7 @@ class ULDTrainer:
         env_workers: int = 0,
         buffer_storage: StorageName = "memory",
         log_to: Sequence[LogTarget] = (),
+        callbacks: Sequence[Callback] = (),
         progress: bool = False,
     ) -> None:
         self.env_id, layers = describe_env(env)
@@ -123,7 +126,7 @@ class ULDTrainer:
         self.seed, self.device, self.show_progress = check_seed(seed), torch.device(device), progress
         self.step = self.episodes = 0
         self.seconds = 0.0
-        self._log_to, self._held = tuple(log_to), ExitStack()
+        self._log_to, self._held, self.callbacks = tuple(log_to), ExitStack(), tuple(callbacks)
         self._held.enter_context(quiet_torchrl())
         warn_of_statistics(layers)
         other = copy_env(env) if eval_env is None else eval_env
@@ -215,6 +218,9 @@ class ULDTrainer:
             return self._result()
 
     def _loop(self) -> None:
+        for callback in self.callbacks:
+            with same_random_state():
+                callback.begin(self)
         record_session(self.run, self.config, self.step)
         progress = Progress(self.config.run.total_steps, self.step, enabled=self.show_progress)
         try:
@@ -282,9 +288,16 @@ class ULDTrainer:
             figures |= self._log_metrics()
         if self._due(run.eval_every) or self.finished:
             figures["eval"] = self._evaluate().mean
+        self._call_back()
         if self._due(run.checkpoint_every) and not self.finished:
             self.save()
         return figures
+
+    def _call_back(self) -> None:
+        for callback in self.callbacks:
+            if self._due(callback.every) or self.finished:
+                with same_random_state():
+                    callback(self)
 
     def _due(self, every: int) -> bool:
         """Whether the last vector step reached or passed a multiple of ``every``."""

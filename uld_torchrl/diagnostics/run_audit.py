@@ -1,0 +1,211 @@
+"""The audit of a run over its training time: what ``uld audit`` writes.
+
+Exports that :class:`~uld_torchrl.diagnostics.AuditEvery` left are read, the final model is added, each is
+audited by ``theory``, and the last one is reported in full. Nothing is trained here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+
+import theory
+from theory import AuditReport, TabularMDP, plots
+from theory.audit.setting import Setting
+from theory.audit.value import ValueAudit
+from theory.report import plain
+from uld_torchrl.diagnostics.callbacks import audit_files
+from uld_torchrl.diagnostics.export import PolicyName, export_embeddings
+from uld_torchrl.diagnostics.figures import AUDIT_COLUMNS, Row, audit_row
+from uld_torchrl.diagnostics.mdps import mdp_of_env
+from uld_torchrl.diagnostics.pictures import plot_values
+from uld_torchrl.envs.tabular_names import grid_of, named_mdp
+from uld_torchrl.errors import InputError
+from uld_torchrl.trainers import Agent, RunDir, load
+from uld_torchrl.trainers.files import replace_text
+
+Drawing: TypeAlias = tuple[str, str, Callable[[], Figure]]
+_SHOWN = (
+    "step",
+    "pairs_visited",
+    "best_value",
+    "greedy_value",
+    "policy_value",
+    "claimed_value",
+    "value_error",
+    "n_step_part",
+    "effective_rank",
+    "r2_true",
+    "r2_random",
+)
+"""Columns in report.md; report.json has all of them."""
+
+
+@dataclass(frozen=True, eq=False)
+class RunAudit:
+    """The audit of a run.
+
+    Attributes:
+        report: of the last export.
+        rows: the figures of every export, in the columns of ``AUDIT_COLUMNS``.
+        path: the folder with report.md, report.json and the pictures.
+    """
+
+    report: AuditReport
+    rows: list[Row]
+    path: Path
+
+
+def audit_run(
+    path: Path | str,
+    *,
+    mdp: TabularMDP | str | None = None,
+    policy: PolicyName = "greedy",
+    device: torch.device | str = "cpu",
+) -> RunAudit:
+    """Audit a finished run on its tabular MDP and write ``<run>/audit``: report.md, report.json, pictures.
+
+    The discount is the agent's. If the last of the run's exports is not of the final model, that is exported
+    too, without visits: these are in a replay buffer that the run has given back.
+
+    Args:
+        path: run directory.
+        mdp: the MDP, or its name as in ``python -m theory``; None: the one of the run's environment.
+        policy: of the final model, if it is exported here.
+        device: where its networks run.
+
+    Raises:
+        InputError: no such run, no model in it yet, an environment that is not tabular, exports that do not
+            fit the MDP or cannot be read.
+
+    Example:
+        >>> import tempfile
+        >>> from uld_torchrl import train
+        >>> run = train("debug", "tabular/riverswim", run_dir=tempfile.mkdtemp(), progress=False)
+        >>> found = audit_run(run.path)
+        >>> found.report.verdict, (found.path / "report.md").exists(), [row["step"] for row in found.rows]
+        ('pass', True, [300])
+    """
+    run, agent = RunDir(Path(path)), load(path, device)
+    mdp = _mdp(agent, mdp)
+    exports = {step: _read(file) for step, file in audit_files(run).items()}
+    final = _step_of_model(run)
+    if final not in exports:
+        exports[final] = {**export_embeddings(agent, mdp, policy), "step": final}
+    reports, rows = [], []
+    for step, arrays in sorted(exports.items()):
+        reports.append(_audited(f"{agent.env_id} at step {step}", arrays, mdp))
+        rows.append(audit_row(reports[-1], arrays, mdp))
+    folder = run.path / "audit"
+    _write(folder, agent.env_id, reports, rows)
+    return RunAudit(reports[-1], rows, folder)
+
+
+def _mdp(agent: Agent, given: TabularMDP | str | None) -> TabularMDP:
+    gamma = agent.config.loss.gamma
+    if given is None:
+        return mdp_of_env(agent.env_id, gamma)
+    return named_mdp(given, gamma) if isinstance(given, str) else given
+
+
+def _step_of_model(run: RunDir) -> int:
+    return int(json.loads((run.model / "config.json").read_text(encoding="utf-8"))["step"])
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        # Opened here: of a damaged file NumPy forgets to close its own.
+        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
+            return dict(arrays)
+    except Exception as error:  # anything a damaged file may raise
+        raise InputError(
+            f"{file} cannot be read ({type(error).__name__}): delete it to audit the others."
+        ) from error
+
+
+def _audited(name: str, arrays: Mapping[str, Any], mdp: TabularMDP) -> AuditReport:
+    try:
+        return theory.audit_embeddings(arrays, mdp, name=name)
+    except theory.InputError as error:
+        raise InputError(f"{name}: {error}") from error
+
+
+def _write(folder: Path, env_id: str, reports: Sequence[AuditReport], rows: Sequence[Row]) -> None:
+    folder.mkdir(exist_ok=True)
+    for picture in folder.glob("*.png"):  # one of an earlier audit would be taken for this one's
+        picture.unlink()
+    drawn = [_drawn(folder, *drawing) for drawing in _drawings(env_id, reports, rows)]
+    text = [reports[-1].to_markdown(), "## Over training time", _table(rows), "## Pictures", *drawn]
+    replace_text(folder / "report.md", "\n\n".join(text) + "\n")
+    data = {"last": json.loads(reports[-1].to_json()), "over_training_time": plain(list(rows))}
+    replace_text(folder / "report.json", json.dumps(data, allow_nan=False, indent=1) + "\n")
+
+
+def _drawings(env_id: str, reports: Sequence[AuditReport], rows: Sequence[Row]) -> list[Drawing]:
+    """Return file, caption and maker of each picture: curves over training time, then the last audit."""
+    last, drawings = reports[-1], list[Drawing]()
+    if len(rows) > 1:
+        history = [(int(report.step or 0), report) for report in reports]
+        drawings += [
+            ("values.png", "Values from the start, true and claimed", lambda: plot_values(rows, env_id)),
+            ("history.png", "The audits over training time", lambda: plots.plot_audit_history(history)),
+        ]
+    drawings += [
+        ("decomposition.png", "What the last value error consists of", lambda: _decomposition(last)),
+        ("linearity.png", "How linear values are in z_sa", lambda: plots.plot_audit_linearity(last)),
+        ("bounds.png", "The linear probe: every bound against its true error", lambda: _bounds(last)),
+    ]
+    grid = grid_of(env_id.removeprefix("tabular/")) or ()
+    if len(grid) == 2:
+        drawings.append(("map.png", "What the value error consists of where", lambda: _map(last, grid)))
+    return drawings
+
+
+def _drawn(folder: Path, file: str, caption: str, draw: Callable[[], Figure]) -> str:
+    """Write a picture and return the Markdown that shows it, or says why there is none."""
+    try:
+        plots.save(draw(), folder / file)
+    except theory.InputError as error:
+        return f"{caption}: not drawn. {error}"
+    return f"![{caption}]({file})\n\n*{caption}*"
+
+
+def _decomposition(report: AuditReport) -> Figure:
+    value, setting = _valued(report)
+    return plots.plot_decomposition(value.split, setting.problem.labels)
+
+
+def _map(report: AuditReport, grid: tuple[int, ...]) -> Figure:
+    value, setting = _valued(report)
+    return plots.plot_decomposition_map(setting.problem, value.split, (grid[0], grid[1]))
+
+
+def _valued(report: AuditReport) -> tuple[ValueAudit, Setting]:
+    if report.value is None or report.setting is None:
+        raise theory.InputError(report.unjudged["value"])
+    return report.value, report.setting
+
+
+def _bounds(report: AuditReport) -> Figure:
+    found = None if report.probe is None else report.probe.findings
+    if found is None or found.ladder is None or found.split is None:
+        raise theory.InputError("Returns are infinite, so there is no value error.")
+    return plots.plot_bounds(found.ladder, found.split)
+
+
+def _table(rows: Sequence[Row]) -> str:
+    columns = [name for name in _SHOWN if any(row.get(name) is not None for row in rows)]
+    lines = [columns, ["---"] * len(columns), *([_cell(row.get(name)) for name in columns] for row in rows)]
+    meanings = [f"- {name}: {AUDIT_COLUMNS[name]}" for name in columns]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n\n" + "\n".join(meanings)
+
+
+def _cell(value: float | None) -> str:
+    return "" if value is None else f"{value:.6g}"

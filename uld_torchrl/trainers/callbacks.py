@@ -1,0 +1,84 @@
+"""What a run calls every so many agent steps: the base class, and calls that leave the run as it was.
+
+What is called is made elsewhere (``uld_torchrl.diagnostics``, or by the user); when, is the trainer's part.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from torchrl.checkpoint import GlobalRNGState
+
+from uld_torchrl.errors import InputError
+
+if TYPE_CHECKING:
+    from uld_torchrl.trainers.trainer import ULDTrainer
+
+
+@dataclass(frozen=True)
+class Callback(ABC):
+    """Called with the trainer every ``every`` agent steps, and at the end of the run.
+
+    With several environments, after the vector step that reaches or passes a multiple of ``every``. The run
+    goes on as if there had been no call: random states are put back, so draws from the replay buffer cost
+    nothing; what else a call changes in the trainer stays changed. A resumed run calls for the steps after
+    its checkpoint again.
+
+    Args:
+        every: agent steps, at least 1.
+
+    Raises:
+        InputError: ``every`` is no such number.
+
+    Example:
+        >>> import tempfile
+        >>> from uld_torchrl import train
+        >>> class Tell(Callback):
+        ...     def __call__(self, trainer):
+        ...         print(trainer.step, len(trainer.buffer))
+        >>> options = {"run_dir": tempfile.mkdtemp(), "progress": False}
+        >>> _ = train("debug", "CartPole-v1", callbacks=[Tell(120)], **options)
+        120 120
+        240 240
+        300 300
+    """
+
+    every: int
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.every, int) or self.every < 1:
+            raise InputError(f"every must be an integer of at least 1, got {self.every!r}.")
+
+    def begin(self, trainer: ULDTrainer) -> None:  # noqa: B027 - most callbacks need none
+        """Get ready before the first step of a session, which goes on from ``trainer.step``.
+
+        Raises:
+            InputError: the run cannot be served; it then does not begin.
+        """
+
+    @abstractmethod
+    def __call__(self, trainer: ULDTrainer) -> None:
+        """Look at the run, which stands at ``trainer.step``."""
+
+
+@contextmanager
+def same_random_state() -> Iterator[None]:
+    """Put back all global random states in the end: Python's, NumPy's and those of torch, on every device.
+
+    Example:
+        >>> import torch
+        >>> with same_random_state():
+        ...     first = torch.rand(3)
+        >>> bool((torch.rand(3) == first).all())
+        True
+    """
+    state = GlobalRNGState()
+    before = state.state_dict()
+    try:
+        yield
+    finally:
+        state.load_state_dict(before)
