@@ -13,6 +13,8 @@ from importlib.machinery import ModuleSpec
 from typing import Any
 
 ENTRY_POINT = "uld_torchrl.envs.tabular:TabularEnv"
+ANYWHERE = "-anywhere"
+"""At the end of a name: episodes begin in any state that is not terminal, all equally likely."""
 TIME_LIMIT = 100
 """Steps of an episode, where nothing else is said; continuing MDPs would never end."""
 
@@ -81,7 +83,7 @@ def registration(name: str) -> dict[str, Any]:
         "id": f"tabular/{name}",
         "entry_point": ENTRY_POINT,
         "kwargs": {"mdp": name},
-        "max_episode_steps": WORLDS.get(name, TIME_LIMIT),
+        "max_episode_steps": WORLDS.get(name.removesuffix(ANYWHERE), TIME_LIMIT),
     }
 
 

@@ -19,6 +19,8 @@ import uld_torchrl
 from theory.chains import LEAK
 from uld_torchrl.config import override, preset
 from uld_torchrl.envs import TabularEnv, canonical_id, make_env, named_mdp, state_observations
+from uld_torchrl.envs.tabular import make_named
+from uld_torchrl.envs.tabular_names import grid_of
 from uld_torchrl.errors import InputError
 from uld_torchrl.gymnasium_ids import CATALOGUE, NAMES, WORLDS, register
 
@@ -247,3 +249,24 @@ def test_an_environment_object_trains_lanes_of_its_own_mdp() -> None:
     data = stream(make_env(env, num_envs=2, seed=0), 10)
     assert data["observation"].shape == (2, 10, 1)
     assert data["next", "truncated"].squeeze(-1).nonzero()[:, 1].tolist() == [4, 9, 4, 9]
+
+
+@pytest.mark.parametrize("name", ["frozenlake4x4", "chain", "garnet-7-2-3-1", "catalogue-boyan_chain"])
+def test_anywhere_changes_the_start_and_nothing_else(name: str) -> None:
+    mdp, anywhere = named_mdp(name, 0.9), named_mdp(f"{name}-anywhere", 0.9)
+    for field in ("P", "r", "gamma", "terminal"):
+        one, other = getattr(mdp, field), getattr(anywhere, field)
+        assert np.array_equal(one.toarray() if hasattr(one, "toarray") else one, other)
+    live = ~np.asarray(mdp.terminal)
+    assert np.allclose(anywhere.start, live / live.sum(), rtol=4e-16, atol=0)  # normed once more: an ulp
+
+
+def test_an_environment_begun_anywhere_keeps_its_time_limit_and_grid() -> None:
+    made = make_named("cliffwalking-anywhere").spec
+    assert made is not None and made.max_episode_steps == 200
+    assert grid_of("frozenlake8x8-anywhere") == (8, 8)
+    env = make_env("tabular/frozenlake8x8-anywhere", seed=0)
+    starts = {int(env.reset()["observation"].argmax()) for _ in range(300)}
+    holes = set(np.flatnonzero(named_mdp("frozenlake8x8").terminal).tolist())
+    # Each of the 53 live states is missed with probability (52/53)^300 = 0.003.
+    assert len(starts) > 40 and not starts & holes

@@ -16,7 +16,7 @@ import theory
 from theory.chains import LEAK
 from theory.commands.choices import GRIDS
 from uld_torchrl.errors import InputError, nearest
-from uld_torchrl.gymnasium_ids import NAMES
+from uld_torchrl.gymnasium_ids import ANYWHERE, NAMES
 
 GAMMA = 0.99
 MAX_DENSE = 10**7  # entries of P; above it transitions are sparse
@@ -37,6 +37,9 @@ def named_mdp(name: str, gamma: float | None = None) -> theory.TabularMDP:
     if any run ends, and the start is distributed as the problem's data weights, so that the first
     transitions of episodes are the data that the problem speaks of.
 
+    ``<name>-anywhere`` is the same MDP, begun in any state that is not terminal, all equally likely
+    (exploring starts): where rewards are far from the start, random actions hardly find them.
+
     Args:
         name: of the MDP, without ``tabular/``.
         gamma: discount; None: 0.99, or the catalogue's own.
@@ -52,18 +55,29 @@ def named_mdp(name: str, gamma: float | None = None) -> theory.TabularMDP:
     """
     if not isinstance(name, str):
         raise InputError(f"name must be a string such as 'frozenlake4x4', got {name!r}.")
-    kind, _, rest = hyphenated(name).partition("-")
+    plain = hyphenated(name).removesuffix(ANYWHERE)
     try:
-        if kind == "garnet":
-            return _garnet(name, rest, GAMMA if gamma is None else gamma)
-        if kind == "catalogue":
-            return _from_catalogue(name, rest, gamma)
-        make = _WORLDS.get(hyphenated(name))
-        if make is None:
-            raise unknown_name(name)
-        return make(GAMMA if gamma is None else gamma)
+        mdp = _plainly_named(name, plain, gamma)
     except theory.InputError as error:
         raise InputError(f"tabular/{name}: {error}") from error
+    return mdp if plain == hyphenated(name) else _begun_anywhere(mdp)
+
+
+def _plainly_named(name: str, plain: str, gamma: float | None) -> theory.TabularMDP:
+    kind, _, rest = plain.partition("-")
+    if kind == "garnet":
+        return _garnet(name, rest, GAMMA if gamma is None else gamma)
+    if kind == "catalogue":
+        return _from_catalogue(name, rest, gamma)
+    make = _WORLDS.get(plain)
+    if make is None:
+        raise unknown_name(name)
+    return make(GAMMA if gamma is None else gamma)
+
+
+def _begun_anywhere(mdp: theory.TabularMDP) -> theory.TabularMDP:
+    live = np.asarray(~mdp.terminal, np.float64)
+    return theory.TabularMDP(mdp.P, mdp.r, mdp.gamma, mdp.terminal, live / live.sum())
 
 
 def hyphenated(name: str) -> str:
@@ -83,7 +97,7 @@ def grid_of(name: str) -> tuple[int, ...] | None:
         >>> grid_of("frozenlake4x4-deterministic"), grid_of("riverswim")
         ((4, 4), None)
     """
-    return GRIDS.get(hyphenated(name).removesuffix("-deterministic"))
+    return GRIDS.get(hyphenated(name).removesuffix(ANYWHERE).removesuffix("-deterministic"))
 
 
 def _chain(gamma: float) -> theory.TabularMDP:
