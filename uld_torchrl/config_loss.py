@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from uld_torchrl.errors import InputError, check_non_negative, check_positive, one_of
+from uld_torchrl.errors import InputError, check_non_negative, check_positive, flag, one_of
 
 ValueHeadName = Literal["mlp", "linear"]
 ValueLossName = Literal["huber", "mse"]
@@ -114,6 +114,8 @@ class LossConfig:
         one_of("value_loss", self.value_loss, ("huber", "mse"))
         one_of("reward_loss", self.reward_loss, ("two_hot", "mse"))
         one_of("dynamics_target", self.dynamics_target, ("state", "state_action"))
+        for name in ("unroll", "target_encoder", "freeze_encoder", "reward_scaling"):
+            flag(name, getattr(self, name))
         check_unroll(self.dynamics_target, self.unroll, self.horizon)
 
 

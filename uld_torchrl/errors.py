@@ -82,6 +82,21 @@ def one_of(argument: str, value: str, allowed: Iterable[str]) -> str:
     raise InputError(f"{argument} must be one of {', '.join(allowed)}; got {value!r}.")
 
 
+def flag(argument: str, value: bool) -> bool:
+    """Return ``value`` if it is True or False; of a word such as "false" the truth would be another.
+
+    Raises:
+        InputError: it is neither.
+
+    Example:
+        >>> flag("unroll", False)
+        False
+    """
+    if isinstance(value, bool):
+        return value
+    raise InputError(f"{argument} must be True or False, got {value!r}.")
+
+
 def check_positive(config: Any, *names: str) -> None:
     """Refuse settings that are not greater than zero, or infinite.
 

@@ -30,6 +30,7 @@ from theory import (
     garnet,
     n_step_fixed_point,
     n_step_problem,
+    stability,
     td_fixed_point,
     td_system,
 )
@@ -146,6 +147,35 @@ def test_solutions_scatter_about_the_fixed_point_by_the_law(name: str) -> None:
     low, high = chi2.isf([1 - FALSE_ALARM / 2, FALSE_ALARM / 2], problem.d * runs)
     assert low * (1 - bend) <= sum(squares) <= high * (1 + bend)
     assert max(squares) <= chi2.isf(FALSE_ALARM / runs, problem.d) * (1 + bend)
+
+
+def test_descent_on_sampled_transitions_stops_within_the_interval() -> None:
+    """TD as it is run: gradient steps on the replayed windows, whose a' were drawn once."""
+    problem, mdp, behaviour = lstd_setting("garnet")
+    records, windows, law = 1500, 3000, sampling_law(problem)[0]
+    batch = restarts(mdp, behaviour, records, windows, 0).apply(
+        lambda x: x.double() if x.is_floating_point() else x
+    )
+    loss, w, step_size = (
+        tabular_loss(problem, next_action="sampled"),
+        np.zeros(problem.d),
+        stability(problem).best_step_size,
+    )
+    sizes = []
+    for _ in range(200):
+        torch.manual_seed(0)
+        set_values(loss, w)
+        gradient = value_gradient(loss, batch)[0] / 2
+        sizes.append(float(np.linalg.norm(gradient)))
+        w = w - step_size * gradient
+    assert sizes[-1] <= 1e-6 * sizes[0]
+    error = w - td_fixed_point(problem).w
+    spread = law.covariance * (1 / records + 1 / windows)
+    interval = chi2.isf(FALSE_ALARM, problem.d)
+    assert error @ np.linalg.solve(spread, error) <= interval * (1 + 10 * law.curvature / records)
+    # The start was far outside.
+    start = td_fixed_point(problem).w
+    assert start @ np.linalg.solve(spread, start) > 10 * interval
 
 
 @pytest.mark.parametrize("wrong", ["policy", "weights"])

@@ -135,6 +135,27 @@ def test_a_bad_interval_is_refused(every: Any) -> None:
         Note(every)
 
 
+def test_the_refusal_says_whose_interval_it_is() -> None:
+    with pytest.raises(InputError, match=r"^ProbeEvery: every must be"):
+        ProbeEvery(0)
+
+
+@pytest.mark.parametrize(
+    ("given", "named"), [([print], "built-in function print"), (AuditEvery(9), "AuditEvery")]
+)
+def test_what_is_no_list_of_callbacks_is_refused(given: Any, named: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=rf"callbacks must be a sequence of .*Callback, got .*{named}"):
+        ULDTrainer(RIVER, TINY, name="tiny", run_dir=tmp_path, callbacks=given)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_policy_or_mdp_of_an_audit_is_refused_before_training() -> None:
+    with pytest.raises(InputError, match="policy must be one of greedy, softmax; got 'boltzmann'"):
+        AuditEvery(10, policy="boltzmann")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"mdp must be a theory\.TabularMDP, got str"):
+        AuditEvery(10, mdp="riverswim")  # type: ignore[arg-type]
+
+
 def test_probes_of_one_window_are_refused() -> None:
     with pytest.raises(InputError, match="windows must be an integer of at least 2, got 1"):
         ProbeEvery(10, windows=1)

@@ -301,7 +301,16 @@ def test_an_mdp_of_another_environment_is_refused() -> None:
     assert "the action space Discrete(3), the MDP has 4 actions" in refusal(mdp=wide)
     assert "Discrete(5), in which the 6 states of the MDP are not known" in refusal(mdp=long)
     assert "got a batch of (5,)" in refusal(mdp=long, observations=np.arange(5))
-    assert refusal(mdp="garnet") == "mdp must be a theory.TabularMDP, got str."
+    assert "mdp must be a theory.TabularMDP, got str: uld_torchrl.envs.named_mdp" in refusal(mdp="garnet")
+    assert "agent must be an Agent, such as uld_torchrl.load(run), got str" in refusal(agent="runs/mine")
+
+
+@pytest.mark.parametrize("space", [Box(-1, 1, (5,)), Box(0, 2, (5,)), Box(-np.inf, np.inf, (5,))])
+def test_as_many_numbers_as_states_are_not_taken_for_one_hot_states(space: Box) -> None:
+    agent = agent_of(space=space)
+    assert "in which the 5 states of the MDP are not known" in refusal(agent=agent)
+    given = export_embeddings(agent, MDP, observations=np.eye(5) / 2)
+    assert given["zs"].shape[0] == 5
 
 
 def test_continuous_actions_are_refused() -> None:

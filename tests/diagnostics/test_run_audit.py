@@ -17,7 +17,7 @@ from uld_torchrl import cli
 from uld_torchrl.config import override, preset
 from uld_torchrl.diagnostics import audit_run, export_embeddings, run_audit, save_export
 from uld_torchrl.diagnostics.figures import AUDIT_COLUMNS
-from uld_torchrl.envs.tabular import TabularEnv, named_mdp
+from uld_torchrl.envs.tabular import TabularEnv, named_mdp, state_observations
 from uld_torchrl.errors import InputError
 from uld_torchrl.trainers.logs import read_rows
 
@@ -63,7 +63,7 @@ def test_the_command_says_the_verdict_and_where_the_report_is(
 ) -> None:
     assert cli.main(["audit", str(copied)]) == 0
     first, second = capsys.readouterr().out.splitlines()
-    assert first.startswith("Audit of tabular/frozenlake4x4 at step 60: pass, every equality holds;")
+    assert first.startswith("Audit of tabular/frozenlake4x4 at step 60: pass, every equality checked holds, ")
     assert second == f"report: {copied / 'audit' / 'report.md'}"
     text = (copied / "audit" / "report.md").read_text(encoding="utf-8")
     assert text.splitlines()[0] == first
@@ -160,6 +160,19 @@ def test_an_environment_of_ones_own_is_audited_on_a_named_mdp(
     assert "custom/TabularEnv has no tabular MDP" in capsys.readouterr().err
     assert cli.main(["audit", path, "--mdp", "frozenlake4x4"]) == 0
     assert capsys.readouterr().out.startswith("Audit of custom/TabularEnv at step 30: pass")
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_run_that_sees_coordinates_is_audited_with_its_observations(tmp_path: Path) -> None:
+    path = plain_run(tmp_path, lambda: TabularEnv("frozenlake4x4", "coordinates"))
+    with pytest.raises(InputError, match="give observations, one for each state"):
+        audit_run(path, mdp="frozenlake4x4")
+    seen = state_observations("frozenlake4x4", "coordinates")
+    report = audit_run(path, mdp="frozenlake4x4", observations=seen).report
+    expected = export_embeddings(uld_torchrl.load(path), named_mdp("frozenlake4x4", 0.99), observations=seen)
+    assert report.value is not None
+    # The claim is of state 0, where every episode begins.
+    assert report.value.claimed_start == pytest.approx((expected["pi"] * expected["q"])[0].sum(), rel=1e-12)
 
 
 # Refusals

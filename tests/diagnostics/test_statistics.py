@@ -215,8 +215,10 @@ def test_calibration_does_not_depend_on_the_order_of_rows_even_with_ties(order):
     assert found.slope == pytest.approx(calibration(predicted, real).slope, abs=50 * EPS)
 
 
-def test_equal_predictions_have_no_line():
+def test_equal_predictions_or_equal_truths_have_no_line():
     assert calibration(np.full(4, 0.3), np.array([0.0, 1.0, 0.0, 1.0])) == (None, None, pytest.approx(0.2))
+    # Right up to noise, as of CartPole's reward: a line would say slope 0, intercept 1.
+    assert calibration(np.array([0.9, 1.1, 0.9, 1.1]), np.ones(4), 2) == (None, None, pytest.approx(0.1))
 
 
 @pytest.mark.parametrize(("rows", "bins"), [(0, 10), (3, 0)])

@@ -76,6 +76,15 @@ def test_an_unknown_choice_is_refused_with_the_known_ones(
             ULDLoss(**parts, action_spec=BOX, **setting)
 
 
+@pytest.mark.parametrize("name", ["unroll", "target_encoder", "freeze_encoder", "reward_scaling"])
+@pytest.mark.parametrize("build", ["config", "loss"])
+def test_a_word_in_place_of_a_flag_is_refused(tools: Any, name: str, build: str) -> None:
+    """The truth of "false" is True."""
+    construct: Callable[..., Any] = LossConfig if build == "config" else tools.real_loss
+    with pytest.raises(InputError, match=f"{name} must be True or False, got 'false'"):
+        construct(**{name: "false"})
+
+
 @pytest.mark.parametrize("horizon", [1, 2, 3])
 @pytest.mark.parametrize("unroll", [True, False])
 @pytest.mark.parametrize("build", ["config", "loss"])

@@ -27,11 +27,12 @@ from theory import (
     garnet,
     optimal,
 )
-from theory.audit import assemble, read_export
+from theory.audit import assemble, probe, read_export, relaxing
 from theory.audit.acting import audit_acting
 from theory.audit.setting import setting_of
 from theory.audit.value import PARTS, audit_value
 from theory.chains import bare_chain
+from theory.relaxation import Relaxation
 
 seeds = st.integers(0, 10_000)
 few = settings(max_examples=25)
@@ -164,6 +165,8 @@ def test_masked_pairs_are_not_judged_and_have_no_weight() -> None:
     assert masked.value.worst == "state 0, action 1"
     np.testing.assert_allclose(masked.setting.problem.mu, [0.0, 1 / 3, 1 / 3, 1 / 3])
     assert masked.data["rows judged"] == 3 and masked.verdict == "pass"
+    assert "value error is at most 2.5 on the 3 pairs judged, most of it" in masked.sentence
+    assert "value error is at most 5, most of it" in report.sentence
 
 
 def test_states_that_the_start_does_not_lead_to_are_left_out() -> None:
@@ -258,6 +261,31 @@ def test_a_world_without_rewards_is_audited() -> None:
     assert report.acting.best == 0.0 and report.acting.greedy.ratio is None
 
 
+@pytest.mark.parametrize("gamma", [0.0, 0.9, 0.9999999])
+def test_a_value_that_is_all_wrong_is_exact_at_no_discount(gamma: float) -> None:
+    """A world that pays nothing; rounding is carried on by the horizon, but only of values that are there."""
+    mdp = TabularMDP.from_dense([[[1.0]]], [[0.0]], gamma)
+    export = exact_export(mdp, Policy.uniform(mdp))
+    assert audit_embeddings(export, mdp).condition("the network's values are exact").holds
+    off = np.full((1, 1), 1e-5)
+    report = audit_embeddings({**export, "q": off, "v_at_pred": off}, mdp)
+    assert report.condition("the network's values are exact").holds is False
+
+
+@given(seeds)
+@few
+def test_an_exact_network_of_float32_is_exact(seed: int) -> None:
+    mdp, policy, _ = random_case(seed)
+    export = exact_export(mdp, policy)
+    single = {name: np.float32(value) if np.ndim(value) else value for name, value in export.items()}
+    report = audit_embeddings(single, mdp)
+    exact = report.condition("the network's values are exact")
+    assert exact.holds and report.value.main_part is None
+    assert exact.threshold <= 2.0 / (1.0 - mdp.gamma) * 2.0**-23 * 2.0 * abs(export["q"]).max()
+    wrong = audit_embeddings({**single, "q": single["q"] + np.float32(2 * exact.threshold)}, mdp)
+    assert wrong.condition("the network's values are exact").holds is False
+
+
 def test_infinite_values_are_said_and_the_rest_is_judged() -> None:
     """Without discount, staying for ever: the exported policy has no value, the greedy one has."""
     mdp = replace(CHAIN, gamma=1.0)
@@ -309,6 +337,34 @@ def test_each_equality_decides(name: str, monkeypatch: pytest.MonkeyPatch) -> No
     assert assemble._verdict(report.value, failing) == "fail"
 
 
+def test_a_failing_theorem_1_or_relaxed_value_fails_the_audit(monkeypatch: pytest.MonkeyPatch) -> None:
+    mdp, policy, _ = random_case(6)
+    export = exact_export(mdp, policy)
+    theorem, relax = probe.check_fixed_point_equivalence, relaxing.relax_to_state
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            probe, "check_fixed_point_equivalence", lambda problem: replace(theorem(problem), verdict="fail")
+        )
+        report = audit_embeddings(export, mdp)
+        assert report.verdict == "fail" and report.condition(probe.IDENTITY).holds is False
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            probe,
+            "check_fixed_point_equivalence",
+            lambda problem: replace(theorem(problem), verdict="inconclusive"),
+        )
+        report = audit_embeddings(export, mdp)
+        assert report.verdict == "pass" and report.condition(probe.IDENTITY).holds is None
+
+    def wrong(problem: Problem, features: np.ndarray) -> Relaxation:
+        found = relax(problem, features)
+        return replace(found, value=replace(found.value, identity_residual=1.0))
+
+    monkeypatch.setattr(relaxing, "relax_to_state", wrong)
+    report = audit_embeddings(export, mdp)
+    assert report.verdict == "fail" and report.condition(relaxing.ERROR_IDENTITY).value == 1.0
+
+
 def test_the_report_reads_like_the_others() -> None:
     mdp = frozen_lake("4x4", 0.95)
     rng = np.random.default_rng(0)
@@ -318,7 +374,8 @@ def test_the_report_reads_like_the_others() -> None:
     report = audit_embeddings(export, mdp, name="a run")
     lines = report.to_markdown().splitlines()
     assert lines[0].startswith(
-        "Audit of a run: pass, every equality holds; the network's value error is at most "
+        "Audit of a run: pass, every equality checked holds, as it must for any network; the network's value "
+        "error is at most "
     )
     assert lines[0].endswith(
         f"of {report.acting.best:.4g} ({report.acting.greedy.ratio:.1%}) from the start."

@@ -57,7 +57,7 @@ def test_an_export_is_reported_with_its_pictures(tmp_path: Path, capsys: pytest.
     assert main(["audit", path, "--mdp", "frozenlake4x4", "-o", str(out)]) == 0
     assert sorted(file.name for file in out.iterdir()) == sorted([*SINGLE, "report.json", "report.md"])
     text = (out / "report.md").read_text("utf-8")
-    first = f"Audit of {path} on frozenlake4x4: pass, every equality holds; "
+    first = f"Audit of {path} on frozenlake4x4: pass, every equality checked holds, as it must"
     assert text.startswith(first) and capsys.readouterr().out.startswith(first)
     assert all(f"]({name})" in text for name in SINGLE) and "not drawn" not in text
     data = json.loads((out / "report.json").read_text("utf-8"))["data"]

@@ -10,6 +10,7 @@ import pytest
 from exports import exact_export, random_export, same_problem
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import binom
 
 from theory import (
     Policy,
@@ -24,8 +25,9 @@ from theory import (
     td_fixed_point,
     value_error,
 )
-from theory.audit.linearity import effective_rank
-from theory.audit.setting import FLOAT32, at_float32
+from theory.audit import read_export
+from theory.audit.linearity import audit_linearity, effective_rank
+from theory.audit.setting import FLOAT32, at_float32, setting_of
 
 seeds = st.integers(0, 10_000)
 few = settings(max_examples=15)
@@ -146,6 +148,29 @@ def test_beyond_chance_is_the_adjusted_r_squared() -> None:
     assert found.beyond_chance(random, 3) == pytest.approx(0.0)
 
 
+def test_random_embeddings_are_seldom_taken_for_good_ones() -> None:
+    """One in a hundred, where the adjusted R squared is positive for half of them."""
+    mdp, export = random_export(5, 6)
+    del export["counts"]  # equal weights: directions of normal embeddings are uniform
+    setting = setting_of(read_export(export, mdp), mdp)
+    rng, held, above = np.random.default_rng(5), 0, 0
+    for _ in range(200):
+        drawn = replace(setting.export, zsa=rng.normal(size=(7, 3, 6)))
+        found = audit_linearity(replace(setting, export=drawn))
+        held += found.conditions[2].holds
+        above += found.beyond_chance(found.true, found.at) > 0.0
+    assert binom.sf(9, 200, 0.01) < 1e-4
+    assert 0 <= held <= 9 and above > 60
+
+
+def test_what_random_features_exceed_once_in_a_hundred_times() -> None:
+    """Two of m - 1 coordinates of a uniform direction: P(R squared > x) = (1 - x)^((m - 3) / 2)."""
+    mdp, export = random_export(6, 2)
+    found = audit_embeddings(export, mdp).linearity
+    assert found.rows == 18 and found.by_chance(2) == pytest.approx(1 - 0.01 ** (2 / 15))
+    assert found.by_chance(0) == 0.0 and found.by_chance(17) is None
+
+
 def test_as_many_directions_as_rows_explain_anything_and_the_report_says_so() -> None:
     mdp, export = random_export(7, 40)
     export["q"] = np.random.default_rng(7).normal(size=(7, 3))  # values of nothing at all
@@ -181,7 +206,8 @@ def test_a_value_that_is_a_direction_of_the_embedding_is_linear_at_once() -> Non
     assert found.true.r2[1] > 0.99 and found.true.full == pytest.approx(1.0) and not found.trivial
     assert found.true.distance < 1e-12 and report.condition("the true value is linear in zsa").holds
     better = report.condition("the value is more linear in zsa than in random features")
-    assert better.holds and better.value == pytest.approx(found.beyond_chance(found.true, found.at))
+    assert better.holds and better.value == pytest.approx(found.true.r2[found.at])
+    assert better.threshold == found.by_chance(found.at) and better.threshold > found.random[found.at]
     # And the linear probe finds it.
     assert report.probe.findings.ladder.best_D < 1e-12
 

@@ -138,6 +138,20 @@ def test_states_that_look_alike_are_merged_though_their_pairs_differ() -> None:
     export["zsa"] = np.random.default_rng(0).normal(size=(8, 2, 6))
     found = audit_embeddings(export, mdp).labelling.merging
     assert found is not None and (found.state_classes, found.pair_classes) == (3, 12)
+    condition = audit_embeddings(export, mdp).condition(
+        "theorem 3: pair label is a function of state label and action"
+    )
+    assert condition.holds is False and "of what is merged at tolerance 1e-06" in condition.why
+
+
+def test_a_policy_that_parts_what_looks_alike_is_said() -> None:
+    mdp, export = doubled(1)
+    name = "theorem 3: policy is a function of the state label"
+    assert audit_embeddings(export, mdp).condition(name).holds
+    export["pi"][0] = export["pi"][0][::-1]
+    condition = audit_embeddings(export, mdp).condition(name)
+    off = export["pi"][0, 0] - export["pi"][1, 0]
+    assert condition.holds is False and condition.value == pytest.approx(abs(off) / 2)
 
 
 def test_where_nothing_looks_alike_theorem_3_is_not_judged() -> None:

@@ -15,7 +15,9 @@ from theory.audit.labelling import IDENTITY as LABELLING_IDENTITY
 from theory.audit.labelling import audit_labelling
 from theory.audit.linearity import audit_linearity
 from theory.audit.noise import audit_noise
+from theory.audit.probe import IDENTITY as PROBE_IDENTITY
 from theory.audit.probe import audit_probe
+from theory.audit.relaxing import ERROR_IDENTITY as RELAXED_IDENTITY
 from theory.audit.relaxing import IDENTITY as RELAXATION_IDENTITY
 from theory.audit.relaxing import audit_relaxation
 from theory.audit.report import AuditReport
@@ -40,7 +42,9 @@ COUNTEREXAMPLES = {
 EQUALITIES = (
     VALUE_IDENTITY,
     f"probe: {VALUE_IDENTITY}",
+    PROBE_IDENTITY,
     RELAXATION_IDENTITY,
+    RELAXED_IDENTITY,
     LABELLING_IDENTITY,
     GREEDY_IDENTITY,
 )
@@ -115,7 +119,7 @@ def audit_embeddings(arrays_or_path: Any, mdp: TabularMDP, *, name: str = "the e
         tolerance=None if value is None else value.split.tolerance,
         conditions=conditions,
         data=numbers | {f"{part} is not judged": why for part, why in unjudged.items()},
-        sentence=f"Audit of {name}: {verdict}, {_sentence(verdict, value, acting)}.",
+        sentence=f"Audit of {name}: {verdict}, {_sentence(verdict, setting, value, acting)}.",
         setting=setting,
         value=value,
         returns=returns,
@@ -138,14 +142,22 @@ def _verdict(value: ValueAudit | None, conditions: tuple[Condition, ...]) -> Ver
     return "pass" if value is not None and value.split.holds else "inconclusive"
 
 
-def _sentence(verdict: Verdict, value: ValueAudit | None, acting: ActingAudit | None) -> str:
+def _sentence(
+    verdict: Verdict, setting: Setting, value: ValueAudit | None, acting: ActingAudit | None
+) -> str:
     """Return what was found in one sentence, without the full stop."""
-    held = {"pass": "every equality holds", "fail": "an equality does not hold"}
-    said = [held.get(verdict, "the network's values cannot be judged")]
+    said = [
+        {
+            "pass": "every equality checked holds, as it must for any network",
+            "fail": "an equality does not hold",
+            "inconclusive": "the network's values cannot be judged",
+        }[verdict]
+    ]
     if value is not None:
         wrong = value.main_part is not None and value.error.largest > value.precision  # parts may cancel
         most = f", most of it from {value.main_part}" if wrong else ""
-        said.append(f"the network's value error is at most {value.error.largest:.4g}{most}")
+        where = "" if setting.judged.all() else f" on the {setting.judged.sum()} pairs judged"
+        said.append(f"the network's value error is at most {value.error.largest:.4g}{where}{most}")
     if acting is not None and acting.greedy is not None:
         share = "" if acting.greedy.ratio is None else f" ({acting.greedy.ratio:.1%})"
         said.append(

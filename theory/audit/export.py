@@ -30,6 +30,7 @@ from theory.checks import (
     frozen,
 )
 from theory.errors import InputError
+from theory.features import SIZES
 from theory.mdp import TabularMDP
 
 REQUIRED = ("zs", "zsa", "q", "pi", "r_hat", "zs_next_pred", "v_at_pred")
@@ -86,8 +87,8 @@ def read_export(arrays_or_path: Any, mdp: TabularMDP) -> Export:
         mdp: S states and A actions, in whose order the arrays are.
 
     Raises:
-        InputError: a file that cannot be read, a missing or unknown name, a wrong shape, NaN, rows of the
-            policy that are no probabilities, negative counts.
+        InputError: a file that cannot be read, a missing or unknown name, a wrong shape, NaN, sizes above
+            1e70, rows of the policy that are no probabilities, negative counts.
 
     Example:
         >>> mdp = TabularMDP.from_dense([[[1.0]]], [[1.0]], 0.5)
@@ -107,7 +108,7 @@ def read_export(arrays_or_path: Any, mdp: TabularMDP) -> Export:
         if name in found:
             found[name] = _weights(name, found[name], mdp)
     if "q_heads" in given:
-        found["q_heads"] = as_array("q_heads", given["q_heads"])
+        found["q_heads"] = _numbers("q_heads", given["q_heads"])
         _check(found["q_heads"], "q_heads", (*found["q_heads"].shape[:1], *mdp.r.shape), mdp)
     if "mask" in given:
         found["mask"] = _mask(given["mask"], mdp)
@@ -150,8 +151,20 @@ def _check_names(given: Mapping[str, Any]) -> None:
         raise InputError("The export has both counts and mu; weights come from one of them. Leave one out.")
 
 
-def _array(name: str, value: Any, mdp: TabularMDP) -> Array:
+def _numbers(name: str, value: Any) -> Array:
+    """Return finite numbers whose squares are finite, too."""
     array = as_array(name, value, _words)
+    largest = float(abs(array).max(initial=0.0))
+    if largest > SIZES[1]:
+        raise InputError(
+            f"{name} must be at most {SIZES[1]:g} in size, got {largest:.6g}: its powers would overflow. "
+            "Has the network diverged?"
+        )
+    return array
+
+
+def _array(name: str, value: Any, mdp: TabularMDP) -> Array:
+    array = _numbers(name, value)
     _check(array, name, mdp.r.shape, mdp)
     return array
 
@@ -169,7 +182,7 @@ def _check(array: Any, name: str, shape: tuple[int, ...], mdp: TabularMDP) -> No
 
 def _embeddings(given: Mapping[str, Any], mdp: TabularMDP) -> dict[str, Array]:
     """Return zs, zsa and zs_next_pred; the last has the width of the first."""
-    found = {name: as_array(name, given[name], _words) for name in ("zs", "zsa", "zs_next_pred")}
+    found = {name: _numbers(name, given[name]) for name in ("zs", "zsa", "zs_next_pred")}
     width = {name: array.shape[-1] if array.ndim else 0 for name, array in found.items()}
     (S, A), k = mdp.r.shape, width["zs"]
     shapes = {"zs": (S, k), "zsa": (S, A, width["zsa"]), "zs_next_pred": (S, A, k)}

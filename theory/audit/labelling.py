@@ -23,6 +23,13 @@ from theory.report import Condition, Report
 
 TOLERANCES = (1e-6, 1e-3, 1e-2, 1e-1)
 MOST_PAIRS = 4000  # of whose distances a matrix is formed
+PREMISES = (
+    "equal rewards",
+    "equal transitions",
+    "pair label is a function of state label and action",
+    "policy is a function of the state label",
+)
+"""What theorem 3 asks before it says anything about the values of the policy."""
 IDENTITY = "merged values differ by G(eps_r + gamma eps_p V)"
 
 
@@ -70,7 +77,7 @@ class LabellingAudit:
     @property
     def conditions(self) -> tuple[Condition, ...]:
         """The equality everywhere, theorem 3's conditions at the finest tolerance that merges anything."""
-        return (self._equality, *(self._condition(name) for name in ("equal rewards", "equal transitions")))
+        return (self._equality, *(self._condition(name) for name in PREMISES))
 
     def _condition(self, name: str) -> Condition:
         """Return a condition of theorem 3 at the finest tolerance that merges anything."""

@@ -3,7 +3,8 @@ r"""How nearly linear values are in the embeddings of pairs, and how much of tha
 With as many features as rows everything is linear, so a fit with all of them says nothing. The honest measure
 is a curve: :math:`R^2_k` of the first k principal components of the embeddings, against what k random
 features explain of anything on average, :math:`k/(m-1)` for m rows with weight. What is above that line is
-:math:`\bar R^2_k=1-(1-R^2_k)\frac{m-1}{m-1-k}`, the adjusted :math:`R^2`.
+:math:`\bar R^2_k=1-(1-R^2_k)\frac{m-1}{m-1-k}`, the adjusted :math:`R^2`. Half of all random features are
+above it, so the condition asks for more than all but one in a hundred of them explain.
 
 Every :math:`R^2` is weighted by the data and has an intercept, which any linear head has; the distance is
 that of theorem 2, from the span of the features alone.
@@ -16,11 +17,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from scipy.special import betaincinv
 
 from theory.audit.setting import FLOAT32, Setting
 from theory.checks import Array, frozen
 from theory.errors import InputError
 from theory.report import Condition
+
+BY_CHANCE = 0.01
+"""How many random features may explain as much as is asked of the embedding."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,6 +118,16 @@ class LinearityAudit:
         """Return the adjusted R squared of k components; ``None`` where chance explains everything."""
         left = 1.0 - float(self.random[k])
         return 1.0 - (1.0 - float(curve.r2[k])) / left if left > 0.0 else None
+
+    def by_chance(self, k: int) -> float | None:
+        """Return what one in a hundred sets of k random features exceed; ``None`` where all explain it all.
+
+        Their R squared is Beta(k/2, (m-1-k)/2).
+        """
+        left = self.rows - 1 - k
+        if k == 0 or left <= 0:
+            return None if k else 0.0
+        return float(betaincinv(k / 2, left / 2, 1.0 - BY_CHANCE))
 
     def _explained(self, whose: str, curve: Curve | None) -> dict[str, Any]:
         if curve is None:
@@ -223,10 +238,12 @@ def _better_than_chance(found: LinearityAudit) -> Condition:
     name = "the value is more linear in zsa than in random features"
     if found.true is None:
         return Condition(name, None, why="the true value is infinite or constant")
-    beyond = found.beyond_chance(found.true, found.at)
+    k, explained, asked = found.at, float(found.true.r2[found.at]), found.by_chance(found.at)
     why = (
-        f"adjusted R^2 of the first {found.at} principal components, as many as the effective rank "
-        f"{found.effective_rank:.3g}; R^2 is {found.true.r2[found.at]:.3g}, "
-        f"that of random features {found.random[found.at]:.3g}"
+        f"R^2 of the first {k} principal components, as many as the effective rank "
+        f"{found.effective_rank:.3g}, against what {BY_CHANCE:.0%} of as many random features exceed; "
+        f"on average they explain {found.random[k]:.3g}"
     )
-    return Condition(name, None if beyond is None else beyond > 0.0, beyond, 0.0, beyond, why)
+    if asked is None:
+        return Condition(name, None, explained, why=why)
+    return Condition(name, explained > asked, explained, asked, explained - asked, why)

@@ -20,6 +20,7 @@ from theory.td import LinearModel, fit_linear_model
 from theory.theorem1 import check_fixed_point_equivalence
 from theory.value_error import value_error
 
+IDENTITY = "probe: TD and the linear model have one fixed point"
 EMBEDDING_FREE = (
     "tau, kappa and sigma know no embedding: below 1, tau vouches for every one. The spectral radius, the "
     "eigenvalues and the step size are of this embedding"
@@ -62,10 +63,17 @@ class ProbeAudit:
 
     @property
     def conditions(self) -> tuple[Condition, ...]:
-        """The conditions of the report under names that say whose they are."""
-        return tuple(
-            replace(condition, name=f"probe: {condition.name}") for condition in self.report.conditions
-        )
+        """Theorem 1, then the conditions of the report under names that say whose they are."""
+        named = (replace(condition, name=f"probe: {condition.name}") for condition in self.report.conditions)
+        return (self._equivalence, *named)
+
+    @property
+    def _equivalence(self) -> Condition:
+        """Whether theorem 1 holds: an equality, open where rounding could hide that it fails."""
+        found = self.findings.equivalence
+        holds = {"pass": True, "fail": False}.get(found.verdict)
+        why = "theorem 1; open where float64 cannot decide it"
+        return Condition(IDENTITY, holds, found.residual, found.tolerance, why=why)
 
 
 def audit_probe(setting: Setting) -> ProbeAudit:

@@ -13,12 +13,14 @@ from typing import Any
 import numpy as np
 
 from theory.audit.setting import Precise, Setting, at_float32
-from theory.audit.value import Size, size_of
+from theory.audit.value import EQUALITY, Size, size_of
+from theory.audit.value import IDENTITY as VALUE_IDENTITY
 from theory.checks import Array
 from theory.relaxation import Relaxation, relax_to_state
 from theory.report import Condition
 
 IDENTITY = "relaxation: the residual of the dynamics splits"
+ERROR_IDENTITY = f"relaxation: {VALUE_IDENTITY}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,13 +47,17 @@ class RelaxationAudit:
 
     @property
     def conditions(self) -> tuple[Condition, ...]:
-        """The equality, then the conditions of the relaxation under names that say whose they are."""
+        """The equalities, then the conditions of the relaxation under names that say whose they are."""
         report = self.relaxation.report
         assert report.residual is not None and report.tolerance is not None
         why = "an equality; else transitions, policy and embeddings do not fit together"
-        equality = Condition.at_most(IDENTITY, report.residual, report.tolerance, why)
+        value = self.relaxation.value
+        equalities = (
+            Condition.at_most(IDENTITY, report.residual, report.tolerance, why),
+            Condition.at_most(ERROR_IDENTITY, value.identity_residual, value.tolerance, EQUALITY),
+        )
         named = (replace(condition, name=f"relaxation: {condition.name}") for condition in report.conditions)
-        return (equality, self._room, *named)
+        return (*equalities, self._room, *named)
 
     @property
     def _room(self) -> Condition:

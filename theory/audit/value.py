@@ -62,7 +62,7 @@ class ValueAudit:
         claimed_start: :math:`\hat V` from the start.
         true_norm: D-norm of :math:`Q^\pi`.
         error_bound: what the true values may be off by.
-        precision: what float32 may make of the network's values, carried on.
+        precision: what rounding an exact export to float32 may make of the error.
     """
 
     split: ValueErrorSplit
@@ -115,20 +115,37 @@ def audit_value(setting: Setting) -> ValueAudit:
     split = value_error_of_functions(setting.problem, q, r_hat, ahead)
     parts = {name: size_of(setting, getattr(split, name)) for name in PARTS}
     main = max(parts, key=lambda name: (parts[name].weighted, parts[name].largest))
-    precision = 16.0 * FLOAT32 * split.horizon * float(abs(setting.problem.r).max() + abs(q).max())
+    precision, carried = _precision(setting, split, (q, r_hat, ahead))
     shown = np.where(setting.judged, abs(split.error), -1.0)
     return ValueAudit(
         split=split,
         error=size_of(setting, split.error),
         parts=parts,
         worst=setting.label(int(shown.argmax())),
-        main_part=main if parts[main].largest > precision else None,
+        main_part=main if parts[main].largest > carried else None,
         true_start=setting.at_start(split.q_true),
         claimed_start=setting.at_start(q),
         true_norm=setting.norm(split.q_true),
         error_bound=setting.truth.error_bound,
         precision=precision,
     )
+
+
+def _precision(
+    setting: Setting, split: ValueErrorSplit, exported: tuple[Array, Array, Array]
+) -> tuple[float, float]:
+    r"""Return what rounding an export to float32 may make of an error of zero, and of a part of zero.
+
+    With u half of eps: probabilities are rounded and divided by their sum, which moves a row by 2u in the
+    1-norm and :math:`Q^\pi` by :math:`2u\gamma H\max|Q^\pi|`; q itself is off by :math:`u\max|q|`. A part
+    carries on numbers that are each off by u, and in :math:`P\hat V` the policy too. The factor 2 is for what
+    is of second order.
+    """
+    H, gamma = split.horizon, setting.mdp.gamma
+    q, r_hat, ahead = (float(abs(array).max()) for array in exported)
+    error = q / 2.0 + gamma * H * float(abs(split.q_true).max())
+    part = H * (q + r_hat + gamma * (ahead + 2.0 * q))
+    return 2.0 * FLOAT32 * error, 2.0 * FLOAT32 * part
 
 
 def size_of(setting: Setting, values: Array) -> Size:

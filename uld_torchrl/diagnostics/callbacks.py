@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from tensordict import TensorDictBase
@@ -20,6 +20,7 @@ from uld_torchrl.data import WindowReplayBuffer
 from uld_torchrl.diagnostics.export import (
     PolicyName,
     check_agent,
+    check_mdp,
     export_embeddings,
     read_states,
     save_export,
@@ -28,7 +29,7 @@ from uld_torchrl.diagnostics.figures import AUDIT_COLUMNS, audit_row
 from uld_torchrl.diagnostics.mdps import mdp_of_env
 from uld_torchrl.diagnostics.probes import probe, probe_columns
 from uld_torchrl.diagnostics.visits import replay_counts
-from uld_torchrl.errors import InputError
+from uld_torchrl.errors import InputError, one_of
 from uld_torchrl.trainers import Callback, RunDir, ULDTrainer
 from uld_torchrl.trainers.logs import CsvLog
 
@@ -50,6 +51,9 @@ class AuditEvery(Callback):
         policy: see :func:`~uld_torchrl.diagnostics.export_embeddings`.
         observations: what the agent sees in each state, likewise.
 
+    Raises:
+        InputError: no such interval or policy; ``mdp`` is no MDP.
+
     Example:
         >>> import tempfile
         >>> from uld_torchrl import train
@@ -62,6 +66,12 @@ class AuditEvery(Callback):
     mdp: TabularMDP | None = None
     policy: PolicyName = "greedy"
     observations: Any = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        one_of("policy", self.policy, get_args(PolicyName))  # not only when the first audit is due
+        if self.mdp is not None:
+            check_mdp(self.mdp)
 
     def begin(self, trainer: ULDTrainer) -> None:
         """Refuse an environment that is no such MDP, and forget audits of steps that will be done again."""

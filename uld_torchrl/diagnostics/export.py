@@ -50,8 +50,8 @@ def export_embeddings(
             of the argmax of the Gumbel policy: dividing by the temperature does not move an argmax, and
             the argmax of logits plus independent Gumbel noise is distributed as their softmax.
         observations: what the agent sees in each state, of its own observation space with S in front. By
-            default the states of a ``Discrete(S)`` space and one-hot rows for a ``Box`` of shape (S,), which
-            is what ``tabular/<name>`` shows.
+            default the states of a ``Discrete(S)`` space and one-hot rows for a ``Box(0, 1, (S,))``, which is
+            what ``tabular/<name>`` shows.
         counts: (S, A) visits, see :func:`~uld_torchrl.diagnostics.replay_counts`.
 
     Returns:
@@ -106,8 +106,11 @@ def check_agent(agent: Agent, mdp: TabularMDP) -> None:
         ...
         uld_torchrl.errors.InputError: the agent of custom/car has the action space Box(-1.0, 1.0, (1,), ...
     """
-    if not isinstance(mdp, TabularMDP):
-        raise InputError(f"mdp must be a theory.TabularMDP, got {type(mdp).__name__}.")
+    if not isinstance(agent, Agent):
+        raise InputError(
+            f"agent must be an Agent, such as uld_torchrl.load(run), got {type(agent).__name__}."
+        )
+    check_mdp(mdp)
     space = agent.action_space
     if not isinstance(space, Discrete) or space.n != mdp.num_actions:
         raise InputError(
@@ -118,6 +121,25 @@ def check_agent(agent: Agent, mdp: TabularMDP) -> None:
         raise InputError(
             "dynamics_target 'state_action': the agent predicts the embedding of the next pair, so there is "
             "no next state embedding to export. Train with loss.dynamics_target=state."
+        )
+
+
+def check_mdp(mdp: TabularMDP) -> None:
+    """Refuse what is no MDP, such as its name.
+
+    Raises:
+        InputError: it is none.
+
+    Example:
+        >>> check_mdp("riverswim")
+        Traceback (most recent call last):
+        ...
+        uld_torchrl.errors.InputError: mdp must be a theory.TabularMDP, got str: uld_torchrl.envs.named_mdp...
+    """
+    if not isinstance(mdp, TabularMDP):
+        raise InputError(
+            f"mdp must be a theory.TabularMDP, got {type(mdp).__name__}: uld_torchrl.envs.named_mdp "
+            "makes one from its name."
         )
 
 
@@ -153,7 +175,13 @@ def _default_observations(agent: Agent, num_states: int) -> np.ndarray:
     space = agent.observation_space
     if isinstance(space, Discrete) and space.n == num_states:
         return space.start + np.arange(num_states)
-    if isinstance(space, Box) and space.shape == (num_states,):
+    # The bounds tell one-hot states from as many numbers that mean something else.
+    if (
+        isinstance(space, Box)
+        and space.shape == (num_states,)
+        and (space.low == 0).all()
+        and (space.high == 1).all()
+    ):
         return np.eye(num_states)
     raise InputError(
         f"the agent of {agent.env_id} has the observation space {space}, in which the {num_states} states of "

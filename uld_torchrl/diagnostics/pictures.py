@@ -29,7 +29,7 @@ def plot_values(rows: Sequence[Row], title: str) -> Figure:
     _curve(axes, rows, "greedy_value", "greedy in the network's values", "blue", "o-")
     _curve(axes, rows, "policy_value", "its policy", "green", "s-")
     _curve(axes, rows, "claimed_value", "what its network claims for that policy", "vermillion", "x:")
-    describe(axes, "agent steps", "value from the start", title)
+    describe(axes, "agent steps", "value from the start [reward]", f"{title}: values, true and claimed")
     if axes.lines:
         axes.legend(frameon=False, fontsize=9)
     return figure

@@ -47,7 +47,7 @@ PROBE_COLUMNS = {
     "srank": "smallest number of singular values of the centred z_sa that make 99 % of their sum "
     "(Kumar et al., arXiv 2010.14498)",
     "reward_slope": "slope of the real on the predicted reward over the window; 1 if right, empty if all "
-    "predictions are equal",
+    "predictions or all real rewards are equal",
     "reward_intercept": "intercept of the same line, reward units; 0 if right",
     "reward_calibration_error": "mean absolute difference of mean predicted and mean real reward in ten "
     "quantile bins of the prediction, weighted by rows, reward units",

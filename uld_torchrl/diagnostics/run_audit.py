@@ -68,6 +68,7 @@ def audit_run(
     *,
     mdp: TabularMDP | str | None = None,
     policy: PolicyName = "greedy",
+    observations: Any = None,
     device: torch.device | str = "cpu",
 ) -> RunAudit:
     """Audit a finished run on its tabular MDP and write ``<run>/audit``: report.md, report.json, pictures.
@@ -79,6 +80,8 @@ def audit_run(
         path: run directory.
         mdp: the MDP, or its name as in ``python -m theory``; None: the one of the run's environment.
         policy: of the final model, if it is exported here.
+        observations: what the agent sees in each state, likewise; see
+            :func:`~uld_torchrl.diagnostics.export_embeddings`.
         device: where its networks run.
 
     Raises:
@@ -98,7 +101,7 @@ def audit_run(
     exports = {step: _read(file) for step, file in audit_files(run).items()}
     final = _step_of_model(run)
     if final not in exports:
-        exports[final] = {**export_embeddings(agent, mdp, policy), "step": final}
+        exports[final] = {**export_embeddings(agent, mdp, policy, observations=observations), "step": final}
     reports, rows = [], []
     for step, arrays in sorted(exports.items()):
         reports.append(_audited(f"{agent.env_id} at step {step}", arrays, mdp))

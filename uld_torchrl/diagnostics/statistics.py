@@ -37,7 +37,7 @@ class Calibration(NamedTuple):
     """How real numbers lie against their predictions; right ones give slope 1, intercept 0, error 0."""
 
     slope: float | None
-    """Of the least-squares line of the real on the predicted; None if the predictions do not vary."""
+    """Of the least-squares line of the real on the predicted; None if either does not vary."""
     intercept: float | None
     """Of the same line, in the units of the real numbers."""
     error: float
@@ -184,7 +184,7 @@ def calibration(predicted: Array, real: Array, num_bins: int = 10) -> Calibratio
     inner = np.linspace(0, 1, num_bins + 1)[1:-1]
     bins = np.searchsorted(np.quantile(predicted, inner), predicted, side="right")
     error = float(np.abs(np.bincount(bins, predicted - real)).sum() / len(real))
-    if not varies(predicted[:, None])[0]:
+    if not varies(np.stack([predicted, real], axis=1)).all():
         return Calibration(None, None, error)
     around = predicted - predicted.mean()
     slope = float(around @ real / (around @ around))

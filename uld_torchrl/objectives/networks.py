@@ -16,7 +16,7 @@ from torchrl.objectives.common import LossModule
 from torchrl.objectives.utils import _vmap_func
 
 from uld_torchrl.config_loss import DynamicsTargetName
-from uld_torchrl.errors import InputError, nearest, one_of
+from uld_torchrl.errors import InputError, flag, nearest, one_of
 from uld_torchrl.modules.rollout import LatentRollout, next_key
 from uld_torchrl.objectives.checks import (
     call_network,
@@ -98,7 +98,8 @@ class LatentNetworks(LossModule):
         self._in_keys: list[NestedKey] | None = None
         self.deactivate_vmap, self.action_size = deactivate_vmap, action_size
         self.dynamics_target = one_of("dynamics_target", dynamics_target, ("state", "state_action"))
-        self.target_encoder, self.freeze_encoder = target_encoder, freeze_encoder
+        self.target_encoder = flag("target_encoder", target_encoder)
+        self.freeze_encoder = flag("freeze_encoder", freeze_encoder)
         values = qvalue_network if isinstance(qvalue_network, list) else [qvalue_network]
         heads = len(values) if isinstance(qvalue_network, list) else num_qvalue_nets
         if heads < 1:

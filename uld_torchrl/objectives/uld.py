@@ -18,7 +18,7 @@ from torch import Tensor
 from torchrl.data import TensorSpec
 
 from uld_torchrl.config_loss import DynamicsTargetName, RewardLossName, ValueLossName, check_unroll
-from uld_torchrl.errors import InputError, one_of
+from uld_torchrl.errors import InputError, flag, one_of
 from uld_torchrl.functional import n_step_return, symexp_bins
 from uld_torchrl.modules.specs import action_bounds, is_discrete
 from uld_torchrl.objectives.encoder import EncoderObjective
@@ -180,7 +180,8 @@ class ULDLoss(EncoderObjective):
         self.value_kind = one_of("value_loss", value_loss, ("huber", "mse"))
         one_of("reward_loss", reward_loss, ("two_hot", "mse"))
         self.reward_kind = reward_loss
-        self.unroll, self.reward_scaling = unroll, reward_scaling
+        self.unroll = flag("unroll", unroll)
+        self.reward_scaling = flag("reward_scaling", reward_scaling)
         self.horizon, self.n_steps, self.gamma, self.discrete = horizon, n_steps, gamma, discrete
         self.dynamics_coeff, self.reward_coeff = dynamics_coeff, reward_coeff
         self.policy_noise, self.noise_clip = policy_noise, noise_clip

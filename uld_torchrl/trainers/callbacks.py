@@ -6,10 +6,10 @@ What is called is made elsewhere (``uld_torchrl.diagnostics``, or by the user); 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torchrl.checkpoint import GlobalRNGState
 
@@ -51,7 +51,8 @@ class Callback(ABC):
 
     def __post_init__(self) -> None:
         if not isinstance(self.every, int) or self.every < 1:
-            raise InputError(f"every must be an integer of at least 1, got {self.every!r}.")
+            kind = type(self).__name__  # a run may have several, each with its own
+            raise InputError(f"{kind}: every must be an integer of at least 1, got {self.every!r}.")
 
     def begin(self, trainer: ULDTrainer) -> None:  # noqa: B027 - most callbacks need none
         """Get ready before the first step of a session, which goes on from ``trainer.step``.
@@ -63,6 +64,28 @@ class Callback(ABC):
     @abstractmethod
     def __call__(self, trainer: ULDTrainer) -> None:
         """Look at the run, which stands at ``trainer.step``."""
+
+
+def checked_callbacks(callbacks: Any) -> tuple[Callback, ...]:
+    """Return the callbacks of a run.
+
+    Raises:
+        InputError: they are not a sequence of :class:`Callback`.
+
+    Example:
+        >>> checked_callbacks([print])
+        Traceback (most recent call last):
+        ...
+        uld_torchrl.errors.InputError: callbacks must be a sequence of uld_torchrl.trainers.Callback, got ...
+    """
+    given = tuple(callbacks) if isinstance(callbacks, Iterable) else (callbacks,)
+    wrong = [one for one in given if not isinstance(one, Callback)]
+    if wrong or not isinstance(callbacks, Iterable):
+        raise InputError(
+            f"callbacks must be a sequence of uld_torchrl.trainers.Callback, got {(wrong or given)[0]!r}. "
+            "Give a list of them, such as [AuditEvery(1000)]; of one of your own, derive from Callback."
+        )
+    return given
 
 
 @contextmanager

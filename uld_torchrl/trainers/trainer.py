@@ -33,7 +33,7 @@ from uld_torchrl.envs import (
 )
 from uld_torchrl.errors import EnvironmentFault, InputError, check_seed
 from uld_torchrl.trainers.agent import Agent
-from uld_torchrl.trainers.callbacks import Callback, same_random_state
+from uld_torchrl.trainers.callbacks import Callback, checked_callbacks, same_random_state
 from uld_torchrl.trainers.checkpoints import RunCheckpoints
 from uld_torchrl.trainers.environments import check_images, check_pair, warn_of_statistics, with_lanes
 from uld_torchrl.trainers.evaluation import Evaluation, eval_epsilon, evaluate, make_eval_env, stream_seed
@@ -126,7 +126,7 @@ class ULDTrainer:
         self.seed, self.device, self.show_progress = check_seed(seed), torch.device(device), progress
         self.step = self.episodes = 0
         self.seconds = 0.0
-        self._log_to, self._held, self.callbacks = tuple(log_to), ExitStack(), tuple(callbacks)
+        self._log_to, self._held, self.callbacks = tuple(log_to), ExitStack(), checked_callbacks(callbacks)
         self._held.enter_context(quiet_torchrl())
         warn_of_statistics(layers)
         other = copy_env(env) if eval_env is None else eval_env
