@@ -262,6 +262,15 @@ def test_a_resumed_run_forgets_audits_and_probes_of_steps_that_it_does_again(tmp
     assert [row["step"] for row in read_rows(run / "probes.csv")] == ["6", "12", "18", "32", "40"]
 
 
+def test_so_does_one_that_goes_on_without_audits(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="power cut"):
+        trained(tmp_path, AuditEvery(6), ProbeEvery(6), Stop(35))
+    run = trained(tmp_path)  # from step 20
+    assert {path.stem for path in (run / "audits").iterdir()} == {f"step-{n}" for n in (6, 12, 18)}
+    for table in ("audits", "probes"):
+        assert [row["step"] for row in read_rows(run / f"{table}.csv")] == ["6", "12", "18"]
+
+
 def test_a_fresh_start_in_an_old_directory_forgets_everything(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="power cut"):
         trained(tmp_path, AuditEvery(6), Stop(15))  # before the first checkpoint

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, get_args
 
 import torch
@@ -30,7 +29,7 @@ from uld_torchrl.diagnostics.mdps import mdp_of_env
 from uld_torchrl.diagnostics.probes import probe, probe_columns
 from uld_torchrl.diagnostics.visits import replay_counts
 from uld_torchrl.errors import InputError, one_of
-from uld_torchrl.trainers import Callback, RunDir, ULDTrainer
+from uld_torchrl.trainers import Callback, ULDTrainer
 from uld_torchrl.trainers.logs import CsvLog
 
 WINDOWS = 256
@@ -74,13 +73,10 @@ class AuditEvery(Callback):
             check_mdp(self.mdp)
 
     def begin(self, trainer: ULDTrainer) -> None:
-        """Refuse an environment that is no such MDP, and forget audits of steps that will be done again."""
+        """Refuse an environment that is no such MDP."""
         mdp = self._mdp(trainer)
         check_agent(trainer.agent, mdp)
         read_states(trainer.agent, mdp, self.observations)
-        for step, path in audit_files(trainer.run).items():
-            if step > trainer.step:
-                path.unlink()
         _table(trainer, "audits", AUDIT_COLUMNS)
 
     def __call__(self, trainer: ULDTrainer) -> None:
@@ -91,7 +87,7 @@ class AuditEvery(Callback):
             agent, mdp, self.policy, observations=self.observations, counts=counts
         )
         arrays["step"] = trainer.step
-        save_export(audits_folder(trainer.run) / f"step-{trainer.step}.npz", arrays)
+        save_export(trainer.run.audits / f"step-{trainer.step}.npz", arrays)
         try:
             report = audit_embeddings(arrays, mdp)
         except TheoryError as error:
@@ -131,7 +127,7 @@ class ProbeEvery(Callback):
             raise InputError(f"windows must be an integer of at least 2, got {self.windows!r}.")
 
     def begin(self, trainer: ULDTrainer) -> None:
-        """Forget rows of steps that will be done again."""
+        """Begin the table."""
         _table(trainer, "probes", self._columns(trainer))
 
     def __call__(self, trainer: ULDTrainer) -> None:
@@ -156,24 +152,3 @@ def _drawn(buffer: WindowReplayBuffer, windows: int) -> TensorDictBase:
 def _table(trainer: ULDTrainer, name: str, columns: Mapping[str, str]) -> CsvLog:
     """Return a table of the run, without rows of later steps, which an interrupted session left there."""
     return CsvLog(trainer.run.path / f"{name}.csv", list(columns), keep_until=trainer.step)
-
-
-def audits_folder(run: RunDir) -> Path:
-    """Return where the exports of a run are.
-
-    Example:
-        >>> audits_folder(RunDir(Path("runs/mine"))).name
-        'audits'
-    """
-    return run.path / "audits"
-
-
-def audit_files(run: RunDir) -> dict[int, Path]:
-    """Return the exports of a run by step, in order.
-
-    Example:
-        >>> audit_files(RunDir(Path("runs/nowhere")))
-        {}
-    """
-    names = {path.stem.removeprefix("step-"): path for path in audits_folder(run).glob("step-*.npz")}
-    return {int(step): names[step] for step in sorted((n for n in names if n.isdigit()), key=int)}

@@ -21,7 +21,6 @@ from theory import AuditReport, TabularMDP, plots
 from theory.audit.setting import Setting
 from theory.audit.value import ValueAudit
 from theory.report import plain
-from uld_torchrl.diagnostics.callbacks import audit_files
 from uld_torchrl.diagnostics.export import PolicyName, export_embeddings
 from uld_torchrl.diagnostics.figures import AUDIT_COLUMNS, Row, audit_row
 from uld_torchrl.diagnostics.mdps import mdp_of_env
@@ -98,7 +97,7 @@ def audit_run(
     """
     run, agent = RunDir(Path(path)), load(path, device)
     mdp = _mdp(agent, mdp)
-    exports = {step: _read(file) for step, file in audit_files(run).items()}
+    exports = {step: _read(file) for step, file in run.audit_files().items()}
     final = _step_of_model(run)
     if final not in exports:
         exports[final] = {**export_embeddings(agent, mdp, policy, observations=observations), "step": final}

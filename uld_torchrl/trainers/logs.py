@@ -112,6 +112,29 @@ def _is_whole(row: Mapping[str, str | None]) -> bool:
     return None not in row.values() and str(row.get("step")).isdigit()
 
 
+def forget_after(run: RunDir, step: int) -> None:
+    """Drop audits, and rows of every CSV file, of steps that the run will do again.
+
+    Also of those tables that this session will not write.
+
+    Example:
+        >>> import tempfile
+        >>> run = RunDir(Path(tempfile.mkdtemp()))
+        >>> CsvLog(run.path / "probes.csv", ["step"]).append({"step": 30})
+        >>> forget_after(run, 20)
+        >>> read_rows(run.path / "probes.csv")
+        []
+    """
+    for done, export in run.audit_files().items():
+        if done > step:
+            export.unlink()
+    for path in run.path.glob("*.csv"):
+        with path.open(newline="", encoding="utf-8") as file:
+            columns = next(csv.reader(file), [])
+        if columns[:1] == ["step"]:
+            CsvLog(path, columns, keep_until=step)
+
+
 class RunLog:
     """Writes the rows of a run's tables to its CSV files, and to whatever else was asked for.
 

@@ -65,6 +65,16 @@ class RunDir:
         return self.path / "checkpoints"
 
     @property
+    def audits(self) -> Path:
+        """Exports of the agent's embeddings, ``step-<step>.npz``, where the run was audited."""
+        return self.path / "audits"
+
+    def audit_files(self) -> dict[int, Path]:
+        """Return the exports by step, in order."""
+        names = {path.stem.removeprefix("step-"): path for path in self.audits.glob("step-*.npz")}
+        return {int(step): names[step] for step in sorted((n for n in names if n.isdigit()), key=int)}
+
+    @property
     def replay(self) -> Path:
         """The replay buffer's files while a run with ``--buffer-storage memmap`` goes on."""
         return self.path / "replay"

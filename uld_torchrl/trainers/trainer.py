@@ -38,7 +38,7 @@ from uld_torchrl.trainers.checkpoints import RunCheckpoints
 from uld_torchrl.trainers.environments import check_images, check_pair, warn_of_statistics, with_lanes
 from uld_torchrl.trainers.evaluation import Evaluation, eval_epsilon, evaluate, make_eval_env, stream_seed
 from uld_torchrl.trainers.files import emptied
-from uld_torchrl.trainers.logs import LogTarget, RunLog, read_rows
+from uld_torchrl.trainers.logs import LogTarget, RunLog, forget_after, read_rows
 from uld_torchrl.trainers.plots import plot_learning_curve
 from uld_torchrl.trainers.progress import Progress, quiet_torchrl
 from uld_torchrl.trainers.replay import make_run_replay, room_for_replay
@@ -221,6 +221,7 @@ class ULDTrainer:
         for callback in self.callbacks:
             with same_random_state():
                 callback.begin(self)
+        forget_after(self.run, self.step)
         record_session(self.run, self.config, self.step)
         progress = Progress(self.config.run.total_steps, self.step, enabled=self.show_progress)
         try:
