@@ -38,8 +38,7 @@ class Train:
     """Environment: gym/<Gymnasium id>, dmc/<domain>-<task>, dmc-pixels/<domain>-<task>, atari/<Game>,
     tabular/<name>, or a bare Gymnasium id."""
     preset: PresetName = "small"
-    """Settings: small (CPU, first contact), uld, mrq (published), tabular (tabular/ environments), debug
-    (seconds, learns nothing)."""
+    """Settings: small (CPU, first contact), uld, mrq (published), debug (seconds, learns nothing)."""
     schedule: Schedule | None = None
     """Encoder updates: 'periodic' (all of a period at its start) or 'every_step'."""
     seed: int = 0

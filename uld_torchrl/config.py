@@ -22,7 +22,7 @@ from uld_torchrl.errors import InputError, check_non_negative, check_positive, n
 
 DEFAULT_ENV = "dmc/cartpole-swingup"
 Schedule = Literal["periodic", "every_step"]
-PresetName = Literal["uld", "mrq", "small", "tabular", "debug"]
+PresetName = Literal["uld", "mrq", "small", "debug"]
 
 
 @dataclass(frozen=True)
@@ -138,13 +138,6 @@ PRESETS: dict[str, AgentConfig] = {
         model=_SMALL,
         run=RunConfig(total_steps=15_000, random_steps=2_000, eval_every=2_500, checkpoint_every=2_500),
     ),
-    # Smaller networks, more exploration, a cooler policy, targets copied more often.
-    "tabular": AgentConfig(
-        model=ModelConfig(z_s_dim=64, z_a_dim=32, z_sa_dim=64, hidden_dim=64, bin_range=3.0, gumbel_tau=1.0),
-        loss=LossConfig(exploration_noise=1.0),
-        optim=OptimConfig(batch_size=128, period=50),
-        run=RunConfig(total_steps=5_000, random_steps=2_000, eval_every=2_500, checkpoint_every=2_500),
-    ),
     "debug": AgentConfig(
         model=_TINY,
         optim=OptimConfig(batch_size=16, period=20),
@@ -161,7 +154,7 @@ PRESETS: dict[str, AgentConfig] = {
 
 
 def preset(name: str) -> AgentConfig:
-    """Return the settings of a preset: ``uld``, ``mrq``, ``small``, ``tabular`` or ``debug``.
+    """Return the settings of a preset: ``uld``, ``mrq``, ``small`` or ``debug``.
 
     Raises:
         ValueError: the name is none of these.

@@ -29,7 +29,7 @@ SETTINGS = (
     "run.eval_every=60",
 )
 OPTIONS = ["--preset", "debug", *(word for setting in SETTINGS for word in ("--set", setting))]
-PICTURES = {"bounds.png", "decomposition.png", "history.png", "linearity.png", "map.png", "values.png"}
+PICTURES = {"bounds.png", "decomposition.png", "history.png", "linearity.png", "parts_map.png", "values.png"}
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +122,7 @@ def test_a_run_without_audits_is_audited_in_its_final_model(tmp_path: Path) -> N
     report = theory.audit_embeddings(export_embeddings(agent, mdp, "softmax"), mdp)
     assert found.report.value is not None and report.value is not None
     assert row["value_error"] == report.value.error.weighted
-    assert not {"values.png", "history.png", "map.png"} & {file.name for file in found.path.iterdir()}
+    assert not {"values.png", "history.png", "parts_map.png"} & {file.name for file in found.path.iterdir()}
 
 
 @pytest.mark.usefixtures("undrawn")

@@ -42,7 +42,7 @@ def run(parsed: Namespace) -> int:
     found = [audit_embeddings(path, mdp, name=f"{path} on {parsed.mdp}") for path in parsed.exports]
     history = _history(parsed.exports, found) if len(found) > 1 else []
     last = history[-1][1] if history else found[0]
-    pictures = _pictures(last, GRIDS.get(parsed.mdp, ()))
+    pictures = audit_pictures(last, GRIDS.get(parsed.mdp, ()))
     if history:
         drawn = Picture("history.png", "The audits over training", partial(_draw_history, history))
         pictures.append(drawn)
@@ -78,7 +78,21 @@ def _history(paths: Sequence[str], found: Sequence[AuditReport]) -> list[tuple[i
     return sorted(pairs, key=lambda pair: pair[0])
 
 
-def _pictures(report: AuditReport, grid: tuple[int, ...]) -> list[Picture]:
+def audit_pictures(report: AuditReport, grid: tuple[int, ...]) -> list[Picture]:
+    """Return the pictures of one audit.
+
+    Args:
+        report: of the audit.
+        grid: axes that the states count through; a map is drawn if there are two.
+
+    Example:
+        >>> from theory import TabularMDP, audit_embeddings
+        >>> mdp, one = TabularMDP.from_dense([[[1.0]]], [[1.0]], 0.5), [[1.0]]
+        >>> export = {"zs": one, "zsa": [one], "q": one, "pi": one, "r_hat": one, "zs_next_pred": [one]}
+        >>> report = audit_embeddings({**export, "v_at_pred": one}, mdp)
+        >>> [picture.file for picture in audit_pictures(report, ())]
+        ['decomposition.png', 'linearity.png', 'bounds.png']
+    """
     pictures = [
         Picture("decomposition.png", "What the network's value error consists of", partial(_parts, report)),
         Picture("linearity.png", "How linear values are in the embeddings", partial(_linearity, report)),

@@ -7,19 +7,19 @@ audited by ``theory``, and the last one is reported in full. Nothing is trained 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 
 import theory
 from theory import AuditReport, TabularMDP, plots
-from theory.audit.setting import Setting
-from theory.audit.value import ValueAudit
+from theory.commands.audit import audit_pictures
+from theory.commands.output import Picture
 from theory.report import plain
 from uld_torchrl.diagnostics.export import PolicyName, export_embeddings
 from uld_torchrl.diagnostics.figures import AUDIT_COLUMNS, Row, audit_row
@@ -30,7 +30,6 @@ from uld_torchrl.errors import InputError
 from uld_torchrl.trainers import Agent, RunDir, load
 from uld_torchrl.trainers.files import replace_text
 
-Drawing: TypeAlias = tuple[str, str, Callable[[], Figure]]
 _SHOWN = (
     "step",
     "pairs_visited",
@@ -143,63 +142,37 @@ def _write(folder: Path, env_id: str, reports: Sequence[AuditReport], rows: Sequ
     folder.mkdir(exist_ok=True)
     for picture in folder.glob("*.png"):  # one of an earlier audit would be taken for this one's
         picture.unlink()
-    drawn = [_drawn(folder, *drawing) for drawing in _drawings(env_id, reports, rows)]
+    drawn = [_drawn(folder, picture) for picture in _drawings(env_id, reports, rows)]
     text = [reports[-1].to_markdown(), "## Over training time", _table(rows), "## Pictures", *drawn]
     replace_text(folder / "report.md", "\n\n".join(text) + "\n")
     data = {"last": json.loads(reports[-1].to_json()), "over_training_time": plain(list(rows))}
     replace_text(folder / "report.json", json.dumps(data, allow_nan=False, indent=1) + "\n")
 
 
-def _drawings(env_id: str, reports: Sequence[AuditReport], rows: Sequence[Row]) -> list[Drawing]:
-    """Return file, caption and maker of each picture: curves over training time, then the last audit."""
-    last, drawings = reports[-1], list[Drawing]()
+def _drawings(env_id: str, reports: Sequence[AuditReport], rows: Sequence[Row]) -> list[Picture]:
+    """Return the pictures: curves over training time, then the last audit."""
+    over_time: list[Picture] = []
     if len(rows) > 1:
         history = [(int(report.step or 0), report) for report in reports]
-        drawings += [
-            ("values.png", "Values from the start, true and claimed", lambda: plot_values(rows, env_id)),
-            ("history.png", "The audits over training time", lambda: plots.plot_audit_history(history)),
+        over_time = [
+            Picture(
+                "values.png", "Values from the start, true and claimed", partial(plot_values, rows, env_id)
+            ),
+            Picture(
+                "history.png", "The audits over training time", partial(plots.plot_audit_history, history)
+            ),
         ]
-    drawings += [
-        ("decomposition.png", "What the last value error consists of", lambda: _decomposition(last)),
-        ("linearity.png", "How linear values are in z_sa", lambda: plots.plot_audit_linearity(last)),
-        ("bounds.png", "The linear probe: every bound against its true error", lambda: _bounds(last)),
-    ]
     grid = grid_of(env_id.removeprefix("tabular/")) or ()
-    if len(grid) == 2:
-        drawings.append(("map.png", "What the value error consists of where", lambda: _map(last, grid)))
-    return drawings
+    return [*over_time, *audit_pictures(reports[-1], grid)]
 
 
-def _drawn(folder: Path, file: str, caption: str, draw: Callable[[], Figure]) -> str:
+def _drawn(folder: Path, picture: Picture) -> str:
     """Write a picture and return the Markdown that shows it, or says why there is none."""
     try:
-        plots.save(draw(), folder / file)
+        plots.save(picture.draw(), folder / picture.file)
     except theory.InputError as error:
-        return f"{caption}: not drawn. {error}"
-    return f"![{caption}]({file})\n\n*{caption}*"
-
-
-def _decomposition(report: AuditReport) -> Figure:
-    value, setting = _valued(report)
-    return plots.plot_decomposition(value.split, setting.problem.labels)
-
-
-def _map(report: AuditReport, grid: tuple[int, ...]) -> Figure:
-    value, setting = _valued(report)
-    return plots.plot_decomposition_map(setting.problem, value.split, (grid[0], grid[1]))
-
-
-def _valued(report: AuditReport) -> tuple[ValueAudit, Setting]:
-    if report.value is None or report.setting is None:
-        raise theory.InputError(report.unjudged["value"])
-    return report.value, report.setting
-
-
-def _bounds(report: AuditReport) -> Figure:
-    found = None if report.probe is None else report.probe.findings
-    if found is None or found.ladder is None or found.split is None:
-        raise theory.InputError("Returns are infinite, so there is no value error.")
-    return plots.plot_bounds(found.ladder, found.split)
+        return f"{picture.caption}: not drawn. {error}"
+    return f"![{picture.caption}]({picture.file})\n\n*{picture.caption}*"
 
 
 def _table(rows: Sequence[Row]) -> str:
