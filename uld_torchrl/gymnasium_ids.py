@@ -120,18 +120,22 @@ class _AfterGymnasium:
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
         if name != "gymnasium":
             return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(name)
+        sys.meta_path.remove(self)  # or the search would end here again
+        try:
+            spec = importlib.util.find_spec(name)
+        finally:
+            sys.meta_path.insert(0, self)  # to look for a module, as TorchRL does, is not yet to import it
         if spec is not None and spec.loader is not None:
-            _call_after_execution(spec.loader)
+            self._register_after(spec.loader)
         return spec
 
+    def _register_after(self, loader: Any) -> None:
+        execute = loader.exec_module
 
-def _call_after_execution(loader: Any) -> None:
-    execute = loader.exec_module
+        def execute_and_register(module: Any) -> None:
+            execute(module)
+            if self in sys.meta_path:
+                sys.meta_path.remove(self)
+            register()
 
-    def execute_and_register(module: Any) -> None:
-        execute(module)
-        register()
-
-    loader.exec_module = execute_and_register
+        loader.exec_module = execute_and_register

@@ -173,6 +173,7 @@ print(importlib.util.find_spec('gymnasium').loader.get_code('gymnasium') is not 
         "import uld_torchrl, gymnasium",
         "import gymnasium, uld_torchrl",
         "import uld_torchrl; import uld_torchrl.envs.registry; import gymnasium",
+        "import uld_torchrl, importlib.util; importlib.util.find_spec('gymnasium'); import gymnasium",
     ],
 )
 def test_gymnasium_knows_the_ids_in_either_order_of_imports(imports: str) -> None:
