@@ -132,15 +132,20 @@ class WindowReplayBuffer(TensorDictReplayBuffer):
             return entry[start:end]
         return entry if over == start else torch.cat([entry[:over], entry[start:]])
 
-    def mark_newest_truncated(self) -> None:
+    def mark_newest_truncated(self, lanes: Tensor | None = None) -> None:
         """Set truncated and done in each lane's newest record, unless it is terminated.
 
         For a run that goes on without the environment's state: no window then runs over the seam.
+
+        Args:
+            lanes: bool [num_lanes], of which lanes; None: of all.
         """
         if not self._sampler.num_written:
             return
         keys, newest = self._sampler.keys, self._sampler.head - 1
         goes_on = ~stored(self._storage, keys.terminated)[newest]
+        if lanes is not None:
+            goes_on &= lanes.to(goes_on.device).unsqueeze(-1)
         for key in (keys.truncated, keys.done):
             stored(self._storage, key)[newest].logical_or_(goes_on)
 

@@ -191,9 +191,9 @@ class FrameStore:
         """Undo the writes since :meth:`mark`; what they have overwritten stays lost, see :meth:`lives`."""
         vars(self).update(mark)
 
-    def end_episodes(self) -> None:
-        """Let every lane's next step begin a new episode, as after a run that was cut."""
-        self._ended.fill_(True)
+    def end_episodes(self, lanes: Tensor | None = None) -> None:
+        """Let the next step of these lanes (None: all) begin a new episode, as after a run that was cut."""
+        self._ended |= torch.ones_like(self._ended) if lanes is None else lanes.to(self._ended)
 
     def lives(self, position: Tensor, depth: Tensor) -> Tensor:
         """Return whether the oldest frame of records [..., L] is still stored, bool [..., L]."""

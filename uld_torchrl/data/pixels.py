@@ -181,10 +181,10 @@ class PixelReplayBuffer(WindowReplayBuffer):
         _, position, depth = frame.unbind(-1)
         return self.frames.lives(position, depth).all(-1)
 
-    def mark_newest_truncated(self) -> None:
-        """Set truncated and done in each lane's newest record; the next step may then begin anywhere."""
-        super().mark_newest_truncated()
-        self.frames.end_episodes()
+    def mark_newest_truncated(self, lanes: Tensor | None = None) -> None:
+        """Set truncated and done in these lanes' newest records; the next step may then begin anywhere."""
+        super().mark_newest_truncated(lanes)
+        self.frames.end_episodes(lanes)
 
     def empty(self, *arguments: Any, **options: Any) -> None:
         """Forget all records and frames."""

@@ -14,7 +14,14 @@ from uld_torchrl.envs.rendering import choose_renderer, renderer_needed
 
 if TYPE_CHECKING:
     from uld_torchrl.envs.images import observation_stack, stack_frames
-    from uld_torchrl.envs.make import make_env, render_frame, share_environments, task_spaces
+    from uld_torchrl.envs.make import (
+        lane_states,
+        make_env,
+        render_frame,
+        restore_lanes,
+        share_environments,
+        task_spaces,
+    )
     from uld_torchrl.envs.registry import canonical_id
     from uld_torchrl.envs.sources import EnvLike, copy_env, describe_env, env_name
     from uld_torchrl.envs.space_json import (
@@ -30,24 +37,28 @@ if TYPE_CHECKING:
         vector_length,
     )
     from uld_torchrl.envs.tabular import TabularEnv, named_mdp, state_observations
+    from uld_torchrl.envs.tapes import LaneState
 
 # MuJoCo reads MUJOCO_GL while it is being imported, and fails there if the renderer is broken.
 choose_renderer()
 
 _HOMES = {
     "EnvLike": "sources",
+    "LaneState": "tapes",
     "TabularEnv": "tabular",
     "TaskSpaces": "spaces",
     "canonical_id": "registry",
     "copy_env": "sources",
     "describe_env": "sources",
     "env_name": "sources",
+    "lane_states": "make",
     "make_env": "make",
     "named_mdp": "tabular",
     "native_action": "spaces",
     "observation_stack": "images",
     "observation_vector": "spaces",
     "render_frame": "make",
+    "restore_lanes": "make",
     "share_environments": "make",
     "space_from_json": "space_json",
     "space_to_json": "space_json",
@@ -60,6 +71,7 @@ _HOMES = {
 }
 __all__ = [
     "EnvLike",
+    "LaneState",
     "TabularEnv",
     "TaskSpaces",
     "canonical_id",
@@ -67,12 +79,14 @@ __all__ = [
     "copy_env",
     "describe_env",
     "env_name",
+    "lane_states",
     "make_env",
     "named_mdp",
     "native_action",
     "observation_stack",
     "observation_vector",
     "render_frame",
+    "restore_lanes",
     "share_environments",
     "space_from_json",
     "space_to_json",

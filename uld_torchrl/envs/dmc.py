@@ -76,6 +76,15 @@ class DMControlTask(gymnasium.Env[np.ndarray, np.ndarray]):
                 break
         return time_step.observation[FLAT_OBSERVATION_KEY], reward, False, time_step.last(), {}
 
+    def get_random_state(self) -> dict[str, Any]:
+        """Return the state of the task's generator, for a replay of the open episode."""
+        return dict(self._env.task.random.get_state(legacy=False))
+
+    def set_random_state(self, state: dict[str, Any]) -> None:
+        """Set what :meth:`get_random_state` returned."""
+        key = np.asarray(state["state"]["key"], np.uint32)
+        self._env.task.random.set_state({**state, "state": {**state["state"], "key": key}})
+
     def render(self) -> np.ndarray:
         """Draw the current state, uint8 [480, 480, 3]."""
         return self.draw(FRAME_SIZE)
@@ -117,10 +126,13 @@ class CameraObservation(gymnasium.ObservationWrapper[np.ndarray, np.ndarray, np.
     def __init__(self, task: DMControlTask, size: int) -> None:
         super().__init__(task)
         self._task, self._size = task, size
+        self.skips_rendering = False
         self.observation_space = Box(0, 255, (size, size, 3), np.uint8)
         require_renderer()
 
     def observation(self, observation: np.ndarray) -> np.ndarray:
-        """Return the image, uint8 [size, size, 3]."""
+        """Return the image, uint8 [size, size, 3]; a black one, at no cost, while :attr:`skips_rendering`."""
+        if self.skips_rendering:
+            return np.zeros((self._size, self._size, 3), np.uint8)
         with renderer_needed():
             return self._task.draw(self._size)

@@ -7,6 +7,8 @@ them and collecting them costs more than the rest. Workers run the same class; n
 
 from __future__ import annotations
 
+import json
+import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -27,8 +29,10 @@ from uld_torchrl.envs.spaces import (
     observation_reader,
     vector_length,
 )
+from uld_torchrl.envs.tapes import LaneState, Tape, restore_random_state, unseen
 from uld_torchrl.errors import InputError
 
+_LOG = logging.getLogger(__name__)
 Maker = Callable[[], gymnasium.Env]
 StepResult = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]
 
@@ -80,6 +84,18 @@ class AgentVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     def objects(self) -> Sequence[Any]:
         """The environments of this process that are stepped."""
         return ()
+
+    def states(self) -> list[LaneState] | None:
+        """Return where each lane is, for :meth:`restore`; None if that cannot be known."""
+        return None
+
+    def restore(self, states: Sequence[LaneState]) -> tuple[np.ndarray, np.ndarray]:
+        """Bring each lane back to where it was; where that fails, begin a new episode.
+
+        Returns:
+            The observations now, and whether it succeeded, bool [num_envs].
+        """
+        raise NotImplementedError
 
     def draw(self) -> np.ndarray:
         """Draw the first lane, uint8 [height, width, 3]."""
@@ -168,6 +184,17 @@ class Lanes(AgentVectorEnv):
             return self._rows.copy()
         return as_float32(self._rows, self.task.observation, self._where, call)
 
+    def states(self) -> list[LaneState]:
+        """Return where each lane is."""
+        return [lane.state() for lane in self._lanes]
+
+    def restore(self, states: Sequence[LaneState]) -> tuple[np.ndarray, np.ndarray]:
+        """Play each lane's open episode again; a lane that does not come out the same begins a new one."""
+        same = [lane.restore(state) for lane, state in zip(self._lanes, states, strict=True)]
+        for row, lane in zip(self._rows, self._lanes, strict=True):
+            row[:] = lane.last
+        return self._observations("reset()"), np.array(same)
+
     def draw(self) -> np.ndarray:
         """Draw the first lane, uint8 [height, width, 3]."""
         with drawing(self.name):
@@ -187,8 +214,39 @@ class _Lane:
         # Frames are looked at before they are stacked.
         self._read = _as_it_is if task.frames is not None else observation_reader(task.observation)
         self._native = action_writer(task.action)
+        self._tape, self._stacked = Tape(env), task.frames or 1
+        self.last = np.zeros(0)
+
+    def state(self) -> LaneState:
+        """Return where the environment is."""
+        return self._tape.state(self.last)
+
+    def restore(self, state: LaneState) -> bool:
+        """Play the open episode again; begin a new one, and return False, if it comes out differently."""
+        try:
+            if self._played_again(state):
+                return True
+        except Exception as error:  # whatever it does, a new episode is the way out
+            _LOG.info("%s: the open episode cannot be played again: %s", self._where, error)
+        self.reset(None)
+        return False
+
+    def _played_again(self, state: LaneState) -> bool:
+        ahead = len(state.actions) + 1
+        with unseen(self._env, self._stacked) as left:
+            left(ahead + (state.before is not None))
+            self.reset(state.seed)
+            if state.before is not None:
+                restore_random_state(self._env, json.loads(state.before))
+                left(ahead)
+                self.reset(None)
+            for done, action in enumerate(state.actions):
+                left(ahead - 1 - done)
+                self.step(action)
+        return np.array_equal(self.last, state.observation) and self.state().after == state.after
 
     def reset(self, seed: int | None) -> np.ndarray:
+        self._tape.begins(seed)
         try:
             result = self._env.reset(seed=seed)
         except WrongFrame as error:
@@ -201,7 +259,8 @@ class _Lane:
             observation, _ = result
         except (TypeError, ValueError):
             raise self._malformed(result, "reset()", "(observation, info)") from None
-        return self._vector(observation, "reset()")
+        self.last = self._vector(observation, "reset()")
+        return self.last
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool]:
         try:
@@ -217,8 +276,10 @@ class _Lane:
         except (TypeError, ValueError):
             wanted = "(observation, reward, terminated, truncated, info)"
             raise self._malformed(result, "step()", wanted) from None
+        self._tape.goes_on(action)
+        self.last = self._vector(observation, "step()")
         return (
-            self._vector(observation, "step()"),
+            self.last,
             number(reward, self._where),
             flag(terminated, "terminated", self._where),
             flag(truncated, "truncated", self._where),

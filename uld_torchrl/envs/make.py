@@ -8,6 +8,7 @@ process is in ``lanes.py``, what runs in others in ``workers.py``, a user's own 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import gymnasium
@@ -22,6 +23,7 @@ from uld_torchrl.envs.lanes import AgentVectorEnv, Lanes
 from uld_torchrl.envs.rendering import choose_renderer
 from uld_torchrl.envs.sources import EnvLike, check_number, env_name, find_source, is_plain_vector
 from uld_torchrl.envs.spaces import TaskSpaces
+from uld_torchrl.envs.tapes import LaneState
 from uld_torchrl.envs.vector import UserVectorEnv
 from uld_torchrl.envs.workers import WorkerLanes
 from uld_torchrl.errors import InputError, check_seed
@@ -119,6 +121,45 @@ def share_environments(first: EnvBase, second: EnvBase) -> bool:
     """
     ids = [{id(env.unwrapped) for env in _vector_env(each).objects} for each in (first, second)]
     return bool(ids[0] & ids[1])
+
+
+def lane_states(env: EnvBase) -> list[LaneState] | None:
+    """Return where each lane of an environment of :func:`make_env` is, for :func:`restore_lanes`.
+
+    None for a user's own vector environment, which cannot be brought back.
+
+    Example:
+        >>> env = make_env("CartPole-v1", seed=0)
+        >>> _ = env.rollout(3)
+        >>> len(lane_states(env)[0].actions)
+        3
+    """
+    return _vector_env(env).states()
+
+
+def restore_lanes(env: EnvBase, states: Sequence[LaneState]) -> tuple[TensorDictBase, torch.Tensor]:
+    """Bring every lane to where :func:`lane_states` found it, by playing its open episode again.
+
+    Exact for Gymnasium's, dm_control's and Atari environments, in this process and in workers. It is
+    checked by the last observation and the random state; a lane that does not come out the same (a user's
+    environment that remembers earlier episodes, for example) begins a new episode instead.
+
+    Returns:
+        The tensordict [num_envs] to act on, as ``reset`` gives it, and in which lanes it succeeded, bool
+        [num_envs].
+
+    Example:
+        >>> env, other = make_env("CartPole-v1", seed=0), make_env("CartPole-v1", seed=1)
+        >>> reached = env.rollout(3)["next", "observation"][:, -1]
+        >>> td, same = restore_lanes(other, lane_states(env))
+        >>> bool(same), bool((td["observation"] == reached).all())
+        (True, True)
+    """
+    td = env.reset()
+    observations, same = _vector_env(env).restore(states)
+    key = "pixels" if _vector_env(env).task.frames is not None else "observation"
+    td.set(key, torch.as_tensor(observations, device=td.device))
+    return td, torch.as_tensor(same)
 
 
 def render_frame(env: EnvBase) -> np.ndarray:

@@ -26,6 +26,7 @@ import cloudpickle
 import numpy as np
 
 from uld_torchrl.envs.lanes import AgentVectorEnv, Lanes, Maker, StepResult, check_same_spaces, lane_seeds
+from uld_torchrl.envs.tapes import LaneState
 from uld_torchrl.errors import EnvironmentFault, InputError
 
 _START = (
@@ -110,6 +111,16 @@ class WorkerLanes(AgentVectorEnv):
             np.concatenate(part) for part in zip(*parts, strict=True)
         )
         return self._now.copy(), rewards, terminated, truncated, {}
+
+    def states(self) -> list[LaneState]:
+        """Return where each lane is."""
+        return [state for part in self._exchange([("states",)] * len(self._workers)) for state in part]
+
+    def restore(self, states: Sequence[LaneState]) -> tuple[np.ndarray, np.ndarray]:
+        """Play each lane's open episode again; a lane that does not come out the same begins a new one."""
+        parts = self._exchange([("restore", states[worker.lanes]) for worker in self._workers])
+        self._now, same = (np.concatenate(part) for part in zip(*parts, strict=True))
+        return self._now.copy(), same
 
     def draw(self) -> np.ndarray:
         """Draw the first lane, uint8 [height, width, 3]."""
@@ -265,6 +276,12 @@ class _Server:
 
     def step(self, actions: np.ndarray) -> tuple[np.ndarray, ...]:
         return self._made.step(actions)[:4]
+
+    def states(self) -> list[LaneState]:
+        return self._made.states()
+
+    def restore(self, states: list[LaneState]) -> tuple[np.ndarray, np.ndarray]:
+        return self._made.restore(states)
 
     def draw(self) -> np.ndarray:
         return self._made.draw()

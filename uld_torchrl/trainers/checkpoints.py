@@ -1,7 +1,8 @@
-"""Checkpoints of a run through ``torchrl.checkpoint``: no pickle, written aside, renamed, rotated.
+"""Checkpoints of a run, ``checkpoints/step-<steps>/`` and the link ``latest``: no pickle, whole or not there.
 
-``checkpoints/step-<steps>/`` and the link ``latest``. What is saved is decided by the trainer; the
-environment's own state is not (a later version).
+A checkpoint is written aside, with the checksums of its files, flushed to the disk, and only then renamed;
+older ones go after that. Reading takes the newest whole one. The format of the parts is that of
+``torchrl.checkpoint``; what is saved is decided by the trainer.
 """
 
 from __future__ import annotations
@@ -10,16 +11,37 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Mapping
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torchrl.checkpoint import Checkpoint, CheckpointRotation, StateDictCheckpointAdapter
+from torchrl.checkpoint import Checkpoint, StateDictCheckpointAdapter
 
 from uld_torchrl.errors import InputError
 
 _CHECKSUMS = "checksums.json"
+_PREFIX = "step-"
 _LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A checkpoint that was written: where, its size in bytes, and how many seconds it took.
+
+    Example:
+        >>> str(Saved(Path("step-100"), 12_300_000, 0.41))
+        'step-100: 12.3 MB in 0.4 s'
+    """
+
+    path: Path
+    size: int
+    seconds: float
+
+    def __str__(self) -> str:
+        return f"{self.path.name}: {self.size / 1e6:.1f} MB in {self.seconds:.1f} s"
 
 
 class RunCheckpoints:
@@ -32,60 +54,112 @@ class RunCheckpoints:
     """
 
     def __init__(self, folder: Path, components: Mapping[str, Any], keep: int = 2) -> None:
-        self.folder = folder
+        self.folder, self.keep = folder, keep
         self._checkpoint = Checkpoint()
         for name, component in components.items():
             self._checkpoint.register(name, component, adapter=StateDictCheckpointAdapter())
-        self._rotation = CheckpointRotation(folder, keep_last=keep, prefix="step")
 
-    def save(self, step: int) -> Path:
-        """Write a checkpoint of ``step`` and drop the oldest beyond ``keep``."""
-        path = self._rotation.save(self._checkpoint, step=step)
-        (path / _CHECKSUMS).write_text(json.dumps(_checksums(path), indent=1), encoding="utf-8")
-        link = self.folder / "latest"
+    def save(self, step: int) -> Saved:
+        """Write a checkpoint of ``step`` and drop the oldest beyond ``keep``.
+
+        Raises:
+            OSError: the disk is full, or the folder read-only; older checkpoints stay.
+        """
+        began = time.monotonic()
+        path, aside = self.folder / f"{_PREFIX}{step:012d}", self.folder / ".writing"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for stale in (aside, self.folder / ".old"):
+            shutil.rmtree(stale, ignore_errors=True)
+        try:
+            self._checkpoint.save(aside)
+            size = _seal(aside)
+        except BaseException:
+            shutil.rmtree(aside, ignore_errors=True)
+            raise
+        if path.exists():  # a damaged one, of the step that this run has now reached again
+            os.replace(path, self.folder / ".old")
+        os.replace(aside, path)
+        _flush(self.folder)
+        self._link(path)
+        for old in (*self._saved()[: -self.keep], self.folder / ".old"):
+            shutil.rmtree(old, ignore_errors=True)
+        return Saved(path, size, time.monotonic() - began)
+
+    def _link(self, path: Path) -> None:
         aside = self.folder / ".latest"
         aside.unlink(missing_ok=True)
         aside.symlink_to(path.name)
-        os.replace(aside, link)
-        return path
+        os.replace(aside, self.folder / "latest")
 
     def restore(self) -> Path | None:
-        """Load the newest checkpoint into the components; None if there is none.
+        """Load the newest whole checkpoint into the components; None if there is no checkpoint.
+
+        A damaged one is passed over with a warning, as long as an older one is whole.
 
         Raises:
-            InputError: it is damaged, or of another program version; the message says what to do.
+            InputError: none is whole, or it is of another program version; the message says what to do.
         """
-        paths = self._saved()
-        while len(paths) > 1 and _unfinished(paths[-1]):
-            unfinished = paths.pop()
-            _LOG.warning("checkpoint %s was not finished; going on from %s", unfinished, paths[-1].name)
-        if not paths:
+        paths, problems = self._saved(), []
+        for path in reversed(paths):
+            problem = _damage(path)
+            if problem is None:
+                self._load(path)
+                return path
+            problems.append(f"{path.name}: {problem}")
+            _LOG.warning("checkpoint %s is damaged (%s); it is passed over", path, problem)
+        if not problems:
             return None
+        raise InputError(
+            f"no checkpoint in {self.folder} is whole ({'; '.join(problems)}): delete that folder to train "
+            "anew from the start, or use --fresh for a new run."
+        )
+
+    def _load(self, path: Path) -> None:
         try:
-            _verify(paths[-1])
-            self._checkpoint.load(paths[-1])
-        except Exception as error:  # anything a damaged file may raise, told to the user in one line
-            raise InputError(_damaged(paths, error)) from error
-        return paths[-1]
+            self._checkpoint.load(path)
+        except Exception as error:  # whatever does not fit, told to the user in one line
+            reason = (str(error).splitlines() or [""])[0][:200]
+            raise InputError(
+                f"checkpoint {path} is whole but cannot be read by this version ({type(error).__name__}: "
+                f"{reason}): use --fresh for a new run."
+            ) from error
 
     def _saved(self) -> list[Path]:
-        """Return all checkpoints, damaged ones too (which the rotation passes over), oldest first."""
+        """Return all checkpoints, damaged ones too, oldest first."""
         if not self.folder.is_dir():
             return []
-        return sorted(path for path in self.folder.iterdir() if path.name.startswith("step-"))
+        found = [path for path in self.folder.iterdir() if path.name.startswith(_PREFIX)]
+        return sorted(found, key=lambda path: path.name)
 
 
-def _unfinished(path: Path) -> bool:
-    """Tell whether saving ended between renaming the folder and writing its checksums."""
-    return (path / "manifest.json").exists() and not (path / _CHECKSUMS).exists()
+def _seal(path: Path) -> int:
+    """Write the checksums of a checkpoint's files, flush everything to the disk; return its bytes."""
+    checksums = {name: _digest(path / name) for name in _files(path)}
+    (path / _CHECKSUMS).write_text(json.dumps(checksums, indent=1), encoding="utf-8")
+    for folder, _, names in os.walk(path):
+        for name in names:
+            _flush(Path(folder, name))
+        _flush(Path(folder))
+    return sum((path / name).stat().st_size for name in checksums)
 
 
-def _checksums(path: Path) -> dict[str, str]:
-    files = sorted(file for file in path.rglob("*") if file.is_file() and file.name != _CHECKSUMS)
-    return {file.relative_to(path).as_posix(): _digest(file) for file in files}
+def _files(path: Path) -> Iterator[str]:
+    for file in sorted(path.rglob("*")):
+        if file.is_symlink() or (file.is_file() and file.name != _CHECKSUMS):
+            yield file.relative_to(path).as_posix()
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _digest(file: Path) -> str:
+    if file.is_symlink():
+        return "a link"
     digest = hashlib.blake2b(digest_size=16)
     with file.open("rb") as stream:
         while block := stream.read(1 << 20):
@@ -93,19 +167,14 @@ def _digest(file: Path) -> str:
     return digest.hexdigest()
 
 
-def _verify(path: Path) -> None:
-    """Compare every file with its checksum: a cut file would end the process when it is mapped."""
-    expected = json.loads((path / _CHECKSUMS).read_text(encoding="utf-8"))
-    found = _checksums(path)
+def _damage(path: Path) -> str | None:
+    """Compare every file with its checksum (a cut file would end the process when it is mapped)."""
+    try:
+        expected = json.loads((path / _CHECKSUMS).read_text(encoding="utf-8"))
+        found = {name: _digest(path / name) for name in _files(path)}
+        if not isinstance(expected, dict):
+            return f"{_CHECKSUMS} holds no table"
+    except (OSError, ValueError) as error:
+        return f"{type(error).__name__}: {error}"
     changed = sorted(name for name in {*expected, *found} if expected.get(name) != found.get(name))
-    if changed:
-        raise ValueError(f"{changed[0]} is missing or changed")
-
-
-def _damaged(paths: list[Path], error: Exception) -> str:
-    older = f"go on from {paths[-2].name}" if len(paths) > 1 else "train anew from the start"
-    reason = (str(error).splitlines() or [""])[0][:200]
-    return (
-        f"checkpoint {paths[-1]} is damaged ({type(error).__name__}: {reason}): "
-        f"delete that folder to {older}, or use --fresh for a new run."
-    )
+    return f"{changed[0]} is missing or changed" if changed else None

@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ from uld_torchrl.trainers.agent import Agent
 from uld_torchrl.trainers.callbacks import Callback, checked_callbacks, same_random_state
 from uld_torchrl.trainers.checkpoints import RunCheckpoints
 from uld_torchrl.trainers.environments import check_images, check_pair, warn_of_statistics, with_lanes
+from uld_torchrl.trainers.episodes import OpenEpisodes
 from uld_torchrl.trainers.evaluation import Evaluation, eval_epsilon, evaluate, make_eval_env, stream_seed
 from uld_torchrl.trainers.files import emptied
 from uld_torchrl.trainers.logs import LogTarget, RunLog, forget_after, read_rows
@@ -70,7 +71,8 @@ class ULDTrainer:
 
     Training starts when more than ``random_steps`` agent steps are stored; from then on one update
     an agent step, ``num_envs`` a vector step. Evaluation uses environments and random streams of
-    its own. Resuming is not exact yet: the open episode is cut, and marked as truncated.
+    its own. A resumed run repeats the uninterrupted one to the last bit on the same machine; where an
+    environment cannot be brought back, its open episode is cut, marked as truncated, and the log says so.
 
     The run is in ``<run_dir>/<env>/<name>/seed<k>/``, see :func:`~uld_torchrl.trainers.open_run`, which this
     process holds until :meth:`train` ends.
@@ -174,19 +176,25 @@ class ULDTrainer:
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the counters of the run."""
-        return {"step": self.step, "episodes": self.episodes, "seconds": self.seconds}
+        """Return the counters of the run and its open episodes."""
+        return {
+            "step": self.step,
+            "episodes": self.episodes,
+            "seconds": self.seconds,
+            "open": self._open.state_dict(),
+        }
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Restore the counters of the run."""
+        """Restore the counters of the run, and note its open episodes."""
         self.step, self.episodes = int(state_dict["step"]), int(state_dict["episodes"])
         self.seconds = float(state_dict["seconds"])
+        if "open" in state_dict:  # earlier versions saved none
+            self._open.load_state_dict(state_dict["open"])
 
     def _resume(self) -> None:
+        self._open = OpenEpisodes(self.env, self.device)
         restored = self.checkpoints.restore() is not None
-        if restored:
-            self.buffer.mark_newest_truncated()
-        elif (self.run.model / "config.json").exists():
+        if not restored and (self.run.model / "config.json").exists():
             raise InputError(
                 f"{self.run.path} holds a finished run whose checkpoints are gone, so it cannot go on: use "
                 "--fresh for a new directory, or another --name (`uld eval` still works)."
@@ -252,10 +260,9 @@ class ULDTrainer:
         )
 
     def _begin(self) -> None:
-        self.env.set_seed(stream_seed(self.seed, _TRAIN_ENV, self.step))
-        self._td = self.env.reset()
-        self._episode_return = torch.zeros(self.env.batch_size, device=self.device)
-        self._finished_returns: list[float] = []
+        seed = stream_seed(self.seed, _TRAIN_ENV, self.step)
+        with same_random_state() if self.step else nullcontext():
+            self._td = self._open.begin(seed, self.buffer)
         self._latest: TensorDictBase | None = None
         self._clock, self._clock_step = time.monotonic(), self.step
 
@@ -263,18 +270,12 @@ class ULDTrainer:
         with torch.no_grad(), set_exploration_type(ExplorationType.RANDOM):
             warm_up = self.step < self.config.run.random_steps
             td = self.env.rand_action(self._td) if warm_up else self.agent.policy(self._td)
+        self._open.stepping = True
         stepped, self._td = self.env.step_and_maybe_reset(td)
         self.buffer.add(stepped)
+        self._open.stepping = False
         self.step += self.config.run.num_envs
-        self._count_returns(stepped.get("next"))
-
-    def _count_returns(self, result: TensorDictBase) -> None:
-        self._episode_return += result.get("reward").squeeze(-1)
-        done = result.get("done").squeeze(-1) & ~self.env.seam
-        if bool(done.any()):
-            self._finished_returns += self._episode_return[done].tolist()
-            self.episodes += int(done.sum())
-            self._episode_return[done] = 0.0
+        self.episodes += self._open.count(stepped.get("next"))
 
     def _learn(self) -> None:
         if self.step <= self.config.run.random_steps or not self.buffer.can_sample():
@@ -306,12 +307,12 @@ class ULDTrainer:
 
     def _log_metrics(self) -> dict[str, float]:
         row: dict[str, Any] = {"step": self.step, "episodes": self.episodes, "updates": self.stepper.updates}
-        if self._finished_returns:
-            row["episode_return"] = float(np.mean(self._finished_returns))
+        if self._open.finished:
+            row["episode_return"] = float(np.mean(self._open.finished))
         if self._latest is not None:
             row |= {name: float(value) for name, value in self._latest.items()}
         self.log.write("train", row)
-        self._finished_returns = []
+        self._open.finished = []
         self._log_time()
         shown = {
             "episode_return": "return",

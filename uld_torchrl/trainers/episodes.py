@@ -1,0 +1,124 @@
+"""The open episodes of a run's environments in its checkpoints, so that a resumed run repeats the whole one.
+
+How an environment is brought back is in ``envs.tapes``; here is what a checkpoint keeps of it, and what
+happens to lanes that cannot be brought back.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from tensordict import TensorDictBase
+from torchrl.envs import EnvBase
+
+from uld_torchrl.data import WindowReplayBuffer
+from uld_torchrl.envs import LaneState, lane_states, restore_lanes
+
+_LOG = logging.getLogger(__name__)
+_LOST = (
+    "lane %d: the environment did not come back to where it was when its open episode was played again, so "
+    "that is cut (marked as truncated) and a new one begins: from here on the run is another than without "
+    "the stop. The environment depends on more than np_random and the actions of the episode."
+)
+
+
+def saved_lanes(env: EnvBase) -> list[dict[str, Any]] | None:
+    """Return where the lanes are, as tensors and plain values; None if they cannot be brought back.
+
+    Example:
+        >>> from uld_torchrl import make_env
+        >>> env = make_env("CartPole-v1", seed=0)
+        >>> _ = env.rollout(3)
+        >>> saved_lanes(env)[0]["actions"].shape
+        torch.Size([3])
+    """
+    states = lane_states(env)
+    return None if states is None else [_to_tensors(state.to_dict()) for state in states]
+
+
+def _to_tensors(data: dict[str, Any]) -> dict[str, Any]:
+    # An empty tensor cannot be mapped to a file.
+    return {
+        name: (torch.from_numpy(value) if value.size else None) if isinstance(value, np.ndarray) else value
+        for name, value in data.items()
+    }
+
+
+def _to_state(data: Mapping[str, Any]) -> LaneState:
+    actions = data["actions"]
+    return LaneState.from_dict({**data, "actions": np.zeros(0) if actions is None else actions.cpu().numpy()})
+
+
+class OpenEpisodes:
+    """The open episodes of a run's environments: where these are, and the returns so far.
+
+    Args:
+        env: of :func:`~uld_torchrl.make_env`.
+        device: of the returns.
+
+    Attributes:
+        finished: returns of the episodes that ended since the list was last emptied.
+        stepping: whether a step is under way, so that lanes and replay buffer may not be at the same place.
+
+    Example:
+        >>> from uld_torchrl import make_env
+        >>> env = make_env("CartPole-v1", seed=0)
+        >>> _ = env.rollout(3)
+        >>> OpenEpisodes(env, "cpu").state_dict()["lanes"][0]["actions"].shape
+        torch.Size([3])
+    """
+
+    def __init__(self, env: EnvBase, device: torch.device | str) -> None:
+        self._env = env
+        self._lanes: list[dict[str, Any]] | None = None
+        self._returns = torch.zeros(env.batch_size, device=device)
+        self.finished: list[float] = []
+        self.stepping = False
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the episodes as tensors and plain values; ``lanes`` is None if they cannot come back."""
+        return {
+            "lanes": None if self.stepping else saved_lanes(self._env),
+            "returns": self._returns,
+            "finished": self.finished,
+        }
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Note what :meth:`state_dict` gave, for :meth:`begin`."""
+        self._lanes = state_dict["lanes"]
+        if self._lanes is not None:
+            self._returns = state_dict["returns"].to(self._returns.device)
+            self.finished = list(state_dict["finished"])
+
+    def begin(self, seed: int, buffer: WindowReplayBuffer) -> TensorDictBase:
+        """Go on with the episodes that were saved; where that cannot be, begin new ones from ``seed``.
+
+        The newest records of lanes that begin anew are marked as truncated.
+
+        Returns:
+            What to act on, [num_envs].
+        """
+        self._env.set_seed(seed)
+        if self._lanes is None:
+            buffer.mark_newest_truncated()
+            return self._env.reset()
+        td, same = restore_lanes(self._env, [_to_state(each) for each in self._lanes])
+        for lane in torch.nonzero(~same).flatten().tolist():
+            _LOG.warning(_LOST, lane)
+        buffer.mark_newest_truncated(~same)
+        self._returns[~same.to(self._returns.device)] = 0.0
+        return td
+
+    def count(self, result: TensorDictBase) -> int:
+        """Add the rewards of a step, its ``next`` [num_envs]; return how many episodes it ended."""
+        self._returns += result.get("reward").squeeze(-1)
+        done = result.get("done").squeeze(-1) & ~self._env.seam
+        if not bool(done.any()):
+            return 0
+        self.finished += self._returns[done].tolist()
+        self._returns[done] = 0.0
+        return int(done.sum())
