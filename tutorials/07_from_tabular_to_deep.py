@@ -127,6 +127,7 @@ assert np.linalg.norm(theory.td_fixed_point(other).w - w_star) > 0.01  # another
 # take $w_r$ and $W_d$ out of the network $m$, and roll that model out, $\sum_t\gamma^tW_d^tw_r$.
 
 # %%
+curvature = np.linalg.eigvalsh(system.C)
 
 
 def model_descent(problem, steps):
@@ -134,7 +135,6 @@ def model_descent(problem, steps):
     loss = tabular_loss(problem, reward_coeff=1.0, dynamics_coeff=problem.d)  # a plain sum of squares
     batch, _ = transition_batch(problem), PeriodicHardUpdate(loss)
     parameter = loss.predictor_params["module", "linear", "weight"]
-    curvature = np.linalg.eigvalsh(system.C)
     path = []
     for _ in range(steps + 1):
         w_r, W_d = model_weights(loss)
