@@ -23,6 +23,7 @@ from uld_torchrl.errors import InputError, one_of
 from uld_torchrl.functional import one_hot_argmax
 from uld_torchrl.objectives import ULDLoss
 from uld_torchrl.trainers import Agent
+from uld_torchrl.trainers.callbacks import same_random_state
 
 PolicyName = Literal["greedy", "softmax"]
 _ROWS = 16_384
@@ -80,7 +81,7 @@ def export_embeddings(
     check_agent(agent, mdp)
     states = read_states(agent, mdp, observations)
     loss, size = agent.loss, max(_ROWS // mdp.num_actions**2, 1)
-    with torch.no_grad(), _same_random_state(loss.reward_scale.device):
+    with torch.no_grad(), same_random_state():
         parts = [_evaluate(loss, part, policy) for part in states.split(size)]
     arrays = {name: torch.cat([part[name] for part in parts]).numpy() for name in parts[0]}
     arrays["q_heads"] = np.ascontiguousarray(np.moveaxis(arrays["q_heads"], -1, 0))
@@ -187,10 +188,6 @@ def _default_observations(agent: Agent, num_states: int) -> np.ndarray:
         f"the agent of {agent.env_id} has the observation space {space}, in which the {num_states} states of "
         "the MDP are not known: give observations, one for each state, or the MDP that it was trained on."
     )
-
-
-def _same_random_state(device: torch.device) -> Any:
-    return torch.random.fork_rng([device] if device.type == "cuda" else [])
 
 
 def _evaluate(loss: ULDLoss, states: TensorDictBase, policy: PolicyName) -> dict[str, Tensor]:

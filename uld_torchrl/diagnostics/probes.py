@@ -7,8 +7,6 @@ exact answers; these are estimates from a batch. The statistics themselves are i
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
@@ -29,6 +27,7 @@ from uld_torchrl.diagnostics.statistics import (
 from uld_torchrl.errors import InputError
 from uld_torchrl.objectives import ULDLoss
 from uld_torchrl.trainers import Agent
+from uld_torchrl.trainers.callbacks import same_random_state
 
 DYNAMICS_COLUMN = "dynamics_error_t"
 
@@ -142,7 +141,8 @@ def probe(agent: Agent | ULDLoss, batch: TensorDictBase) -> dict[str, float | No
     """
     loss = _loss(agent)
     batch = _checked(loss, batch)
-    with _own_random_state(loss.reward_scale.device):
+    with same_random_state():
+        torch.manual_seed(0)  # the same noise on the target action in every probe
         pairs, steps = _first_pairs(loss, batch), _steps(loss, batch)
     return {
         "windows": float(len(batch)),
@@ -187,17 +187,6 @@ def _checked(loss: ULDLoss, batch: TensorDictBase) -> TensorDictBase:
     return batch.select(*loss.in_keys, keys.validity_mask, keys.priority_weight, strict=False).to(
         loss.reward_scale.device
     )
-
-
-@contextmanager
-def _own_random_state(device: torch.device) -> Iterator[None]:
-    """Draw from a fixed seed inside, and go on afterwards as if nothing had been drawn."""
-    on_gpu = device.type == "cuda"
-    with torch.random.fork_rng(range(torch.cuda.device_count()) if on_gpu else []):
-        torch.default_generator.manual_seed(0)
-        if on_gpu:
-            torch.cuda.manual_seed_all(0)
-        yield
 
 
 # What the networks say

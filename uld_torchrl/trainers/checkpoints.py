@@ -1,8 +1,9 @@
 """Checkpoints of a run, ``checkpoints/step-<steps>/`` and the link ``latest``: no pickle, whole or not there.
 
 A checkpoint is written aside, with the checksums of its files, flushed to the disk, and only then renamed;
-older ones go after that. Reading takes the newest whole one. The format of the parts is that of
-``torchrl.checkpoint``; what is saved is decided by the trainer.
+older ones go after that (TorchRL's own rotation renames before there could be checksums). Reading takes the
+newest whole one. The format of the parts is that of ``torchrl.checkpoint``; what is saved is decided by the
+trainer.
 """
 
 from __future__ import annotations
@@ -12,9 +13,7 @@ import json
 import logging
 import os
 import shutil
-import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,23 +24,6 @@ from uld_torchrl.errors import InputError
 _CHECKSUMS = "checksums.json"
 _PREFIX = "step-"
 _LOG = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Saved:
-    """A checkpoint that was written: where, its size in bytes, and how many seconds it took.
-
-    Example:
-        >>> str(Saved(Path("step-100"), 12_300_000, 0.41))
-        'step-100: 12.3 MB in 0.4 s'
-    """
-
-    path: Path
-    size: int
-    seconds: float
-
-    def __str__(self) -> str:
-        return f"{self.path.name}: {self.size / 1e6:.1f} MB in {self.seconds:.1f} s"
 
 
 class RunCheckpoints:
@@ -59,20 +41,19 @@ class RunCheckpoints:
         for name, component in components.items():
             self._checkpoint.register(name, component, adapter=StateDictCheckpointAdapter())
 
-    def save(self, step: int) -> Saved:
+    def save(self, step: int) -> None:
         """Write a checkpoint of ``step`` and drop the oldest beyond ``keep``.
 
         Raises:
             OSError: the disk is full, or the folder read-only; older checkpoints stay.
         """
-        began = time.monotonic()
         path, aside = self.folder / f"{_PREFIX}{step:012d}", self.folder / ".writing"
         self.folder.mkdir(parents=True, exist_ok=True)
         for stale in (aside, self.folder / ".old"):
             shutil.rmtree(stale, ignore_errors=True)
         try:
             self._checkpoint.save(aside)
-            size = _seal(aside)
+            _seal(aside)
         except BaseException:
             shutil.rmtree(aside, ignore_errors=True)
             raise
@@ -83,7 +64,6 @@ class RunCheckpoints:
         self._link(path)
         for old in (*self._saved()[: -self.keep], self.folder / ".old"):
             shutil.rmtree(old, ignore_errors=True)
-        return Saved(path, size, time.monotonic() - began)
 
     def _link(self, path: Path) -> None:
         aside = self.folder / ".latest"
@@ -132,15 +112,14 @@ class RunCheckpoints:
         return sorted(found, key=lambda path: path.name)
 
 
-def _seal(path: Path) -> int:
-    """Write the checksums of a checkpoint's files, flush everything to the disk; return its bytes."""
+def _seal(path: Path) -> None:
+    """Write the checksums of a checkpoint's files, and flush everything to the disk."""
     checksums = {name: _digest(path / name) for name in _files(path)}
     (path / _CHECKSUMS).write_text(json.dumps(checksums, indent=1), encoding="utf-8")
     for folder, _, names in os.walk(path):
         for name in names:
             _flush(Path(folder, name))
         _flush(Path(folder))
-    return sum((path / name).stat().st_size for name in checksums)
 
 
 def _files(path: Path) -> Iterator[str]:
