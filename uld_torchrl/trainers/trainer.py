@@ -8,7 +8,6 @@ update is in ``stepper``; files are in ``run_dir``, ``logs`` and ``checkpoints``
 from __future__ import annotations
 
 import random
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
@@ -37,18 +36,18 @@ from uld_torchrl.trainers.callbacks import Callback, checked_callbacks, same_ran
 from uld_torchrl.trainers.checkpoints import RunCheckpoints
 from uld_torchrl.trainers.environments import check_images, check_pair, warn_of_statistics, with_lanes
 from uld_torchrl.trainers.episodes import OpenEpisodes
-from uld_torchrl.trainers.evaluation import Evaluation, eval_epsilon, evaluate, make_eval_env, stream_seed
+from uld_torchrl.trainers.evaluation import Evaluation, make_eval_env, stream_seed
 from uld_torchrl.trainers.files import emptied
 from uld_torchrl.trainers.logs import LogTarget, RunLog, forget_after, read_rows
 from uld_torchrl.trainers.plots import plot_learning_curve
 from uld_torchrl.trainers.progress import Progress, quiet_torchrl
 from uld_torchrl.trainers.replay import make_run_replay, room_for_replay
+from uld_torchrl.trainers.reporter import Reporter
 from uld_torchrl.trainers.run_dir import locked, open_run, record_session
 from uld_torchrl.trainers.stepper import ULDOptimizationStepper
 from uld_torchrl.trainers.stopping import Interrupted, StopRequest
 
-# Purposes of the random streams derived from the run's seed.
-_TRAIN_ENV, _EVAL_ENV = 1, 2
+_TRAIN_ENV = 1  # purpose of the random stream derived from the run's seed
 
 
 @dataclass(frozen=True)
@@ -127,7 +126,7 @@ class ULDTrainer:
         self.config = config = with_lanes(config, env)
         self.seed, self.device, self.show_progress = check_seed(seed), torch.device(device), progress
         self.step = self.episodes = 0
-        self.seconds = 0.0
+        self._seconds = 0.0
         self._log_to, self._held, self.callbacks = tuple(log_to), ExitStack(), checked_callbacks(callbacks)
         self._held.enter_context(quiet_torchrl())
         warn_of_statistics(layers)
@@ -187,7 +186,7 @@ class ULDTrainer:
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Restore the counters of the run, and note its open episodes."""
         self.step, self.episodes = int(state_dict["step"]), int(state_dict["episodes"])
-        self.seconds = float(state_dict["seconds"])
+        self._seconds = float(state_dict["seconds"])
         if "open" in state_dict:  # earlier versions saved none
             self._open.load_state_dict(state_dict["open"])
 
@@ -201,8 +200,9 @@ class ULDTrainer:
             )
         self.started_from = self.step
         self._saved_step = self.step if restored else None
-        self.log = RunLog(self.run, keep_until=self._saved_step, log_to=self._log_to)
-        self._held.callback(self.log.close)
+        log = RunLog(self.run, keep_until=self._saved_step, log_to=self._log_to)
+        self._held.callback(log.close)
+        self._reporter = Reporter(log, self.agent, self.eval_env, self.seed, self._seconds)
 
     # The loop
 
@@ -210,6 +210,11 @@ class ULDTrainer:
     def finished(self) -> bool:
         """Whether all steps are done."""
         return self.step >= self.config.run.total_steps
+
+    @property
+    def seconds(self) -> float:
+        """Wall-clock seconds up to the last row of metrics, over all sessions."""
+        return self._reporter.seconds
 
     def train(self) -> TrainResult:
         """Run until ``total_steps``, save the final model and the learning curve.
@@ -264,7 +269,7 @@ class ULDTrainer:
         with same_random_state() if self.step else nullcontext():
             self._td = self._open.begin(seed, self.buffer)
         self._latest: TensorDictBase | None = None
-        self._clock, self._clock_step = time.monotonic(), self.step
+        self._reporter.begin(self.step)
 
     def _interact(self) -> None:
         with torch.no_grad(), set_exploration_type(ExplorationType.RANDOM):
@@ -306,47 +311,13 @@ class ULDTrainer:
         return self.step // every != (self.step - self.config.run.num_envs) // every
 
     def _log_metrics(self) -> dict[str, float]:
-        row: dict[str, Any] = {"step": self.step, "episodes": self.episodes, "updates": self.stepper.updates}
-        if self._open.finished:
-            row["episode_return"] = float(np.mean(self._open.finished))
-        if self._latest is not None:
-            row |= {name: float(value) for name, value in self._latest.items()}
-        self.log.write("train", row)
+        counters = {"step": self.step, "episodes": self.episodes, "updates": self.stepper.updates}
+        shown = self._reporter.metrics(counters, self._open.finished, self._latest)
         self._open.finished = []
-        self._log_time()
-        shown = {
-            "episode_return": "return",
-            "loss_encoder": "encoder",
-            "loss_qvalue": "value",
-            "loss_actor": "policy",
-        }
-        return {label: row[name] for name, label in shown.items() if name in row}
-
-    def _log_time(self) -> None:
-        elapsed = time.monotonic() - self._clock
-        self.seconds += elapsed
-        rate = (self.step - self._clock_step) / max(elapsed, 1e-9)
-        self.log.write(
-            "time", {"step": self.step, "seconds": round(self.seconds, 3), "steps_per_second": round(rate, 2)}
-        )
-        self._clock, self._clock_step = time.monotonic(), self.step
+        return shown
 
     def _evaluate(self) -> Evaluation:
-        seed = stream_seed(self.seed, _EVAL_ENV, self.step)
-        episodes = self.config.run.eval_episodes
-        epsilon = eval_epsilon(self.env_id, self.config)
-        result = evaluate(self.eval_env, self.agent.policy, seed=seed, episodes=episodes, epsilon=epsilon)
-        self.log.write(
-            "eval",
-            {
-                "step": self.step,
-                "episode_return_mean": result.mean,
-                "episode_return_std": result.std,
-                "episode_length_mean": float(result.lengths.mean()),
-                "episodes": len(result.returns),
-            },
-        )
-        return result
+        return self._reporter.evaluate(self.step)
 
     def save(self) -> None:
         """Write a checkpoint, unless this step has one."""
