@@ -4,6 +4,7 @@ from uld_torchrl.trainers.adapter import TorchRLTrainer
 from uld_torchrl.trainers.agent import Agent
 from uld_torchrl.trainers.callbacks import Callback
 from uld_torchrl.trainers.evaluation import Evaluation, evaluate
+from uld_torchrl.trainers.guards import Guards
 from uld_torchrl.trainers.playback import evaluate_run, load
 from uld_torchrl.trainers.run import train
 from uld_torchrl.trainers.run_dir import RunDir, open_run
@@ -15,6 +16,7 @@ __all__ = [
     "Agent",
     "Callback",
     "Evaluation",
+    "Guards",
     "Interrupted",
     "RunDir",
     "TorchRLTrainer",

@@ -22,6 +22,7 @@ from uld_torchrl.envs.sources import is_plain_vector
 from uld_torchrl.errors import InputError
 from uld_torchrl.trainers.callbacks import Callback
 from uld_torchrl.trainers.device import pick_device
+from uld_torchrl.trainers.guards import Guards
 from uld_torchrl.trainers.logs import LogTarget
 from uld_torchrl.trainers.trainer import TrainResult, ULDTrainer
 
@@ -40,6 +41,7 @@ def train(
     buffer_storage: StorageName = "memory",
     log_to: Sequence[LogTarget] = (),
     callbacks: Sequence[Callback] = (),
+    guards: Guards | None = None,
     progress: bool = True,
 ) -> TrainResult:
     """Train an agent; the same call again goes on where it stopped, or gives the result if it is finished.
@@ -64,6 +66,8 @@ def train(
         buffer_storage: "memory", or "memmap" to map the replay buffer to files in the run's directory.
         log_to: "tensorboard", "wandb": log there too.
         callbacks: what is called every so many steps, such as ``uld_torchrl.diagnostics.AuditEvery(1000)``.
+        guards: what the run does when something goes wrong, and how long it may go on, such as
+            ``Guards(time_limit=3600)``.
         progress: show progress on standard error.
 
     Returns:
@@ -100,6 +104,7 @@ def train(
         buffer_storage=buffer_storage,
         log_to=log_to,
         callbacks=callbacks,
+        guards=guards,
         progress=progress,
     )
     with closing(trainer):

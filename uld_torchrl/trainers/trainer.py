@@ -38,6 +38,7 @@ from uld_torchrl.trainers.environments import check_images, check_pair, warn_of_
 from uld_torchrl.trainers.episodes import OpenEpisodes
 from uld_torchrl.trainers.evaluation import Evaluation, make_eval_env, stream_seed
 from uld_torchrl.trainers.files import emptied
+from uld_torchrl.trainers.guards import Guards
 from uld_torchrl.trainers.logs import LogTarget, RunLog, forget_after, read_rows
 from uld_torchrl.trainers.plots import plot_learning_curve
 from uld_torchrl.trainers.progress import Progress, quiet_torchrl
@@ -90,6 +91,7 @@ class ULDTrainer:
             are deleted in the end. The result is the same.
         log_to: "tensorboard", "wandb": log there too.
         callbacks: what is called every so many steps, see :class:`~uld_torchrl.trainers.Callback`.
+        guards: what the run does when something goes wrong, and how long it may go on.
         progress: show progress on standard error.
 
     Raises:
@@ -120,11 +122,13 @@ class ULDTrainer:
         buffer_storage: StorageName = "memory",
         log_to: Sequence[LogTarget] = (),
         callbacks: Sequence[Callback] = (),
+        guards: Guards | None = None,
         progress: bool = False,
     ) -> None:
         self.env_id, layers = describe_env(env)
         self.config = config = with_lanes(config, env)
         self.seed, self.device, self.show_progress = check_seed(seed), torch.device(device), progress
+        self.guards = guards or Guards()
         self.step = self.episodes = 0
         self._seconds = 0.0
         self._log_to, self._held, self.callbacks = tuple(log_to), ExitStack(), checked_callbacks(callbacks)

@@ -1,0 +1,45 @@
+"""Guards: what a run does when something goes wrong, and how long it may go on.
+
+None of it changes a run in which nothing goes wrong, so it is no part of the settings that a run directory
+belongs to: a resumed run may have others.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from uld_torchrl.errors import InputError, check_positive, one_of
+
+OnNonFinite = Literal["stop", "skip"]
+
+
+@dataclass(frozen=True)
+class Guards:
+    """What a run does when something goes wrong.
+
+    Raises:
+        InputError: a value out of its range.
+
+    Example:
+        >>> Guards(on_nonfinite="skip", time_limit=3600.0).env_restarts
+        3
+    """
+
+    on_nonfinite: OnNonFinite = "stop"
+    """After a loss or gradient that is not finite: 'stop', or 'skip' that update."""
+    env_restarts: int = 3
+    """How often environments that raise, misbehave or die are begun anew before the run stops."""
+    time_limit: float | None = None
+    """Seconds of this session after which the run saves and stops; None: no limit."""
+
+    def __post_init__(self) -> None:
+        one_of("on_nonfinite", self.on_nonfinite, ("stop", "skip"))
+        if (
+            not isinstance(self.env_restarts, int)
+            or isinstance(self.env_restarts, bool)
+            or self.env_restarts < 0
+        ):
+            raise InputError(f"env_restarts must be an integer of at least 0, got {self.env_restarts!r}.")
+        if self.time_limit is not None:
+            check_positive(self, "time_limit")
