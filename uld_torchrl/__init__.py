@@ -41,6 +41,7 @@ _HOMES = {
     "preset": "config",
     "EnvironmentFault": "errors",
     "InputError": "errors",
+    "NonFinite": "errors",
     "make_networks": "modules",
     "make_policy": "modules",
     "LatentRollout": "modules",
@@ -69,6 +70,7 @@ __all__ = [
     "HorizonWindow",
     "InputError",
     "LatentRollout",
+    "NonFinite",
     "PeriodicHardUpdate",
     "SubTrajectorySampler",
     "TorchRLTrainer",
@@ -90,7 +92,7 @@ if TYPE_CHECKING:
     from uld_torchrl.config import AgentConfig, preset
     from uld_torchrl.data import HorizonWindow, SubTrajectorySampler, make_replay_buffer
     from uld_torchrl.envs import make_env
-    from uld_torchrl.errors import EnvironmentFault, InputError
+    from uld_torchrl.errors import EnvironmentFault, InputError, NonFinite
     from uld_torchrl.modules import ExplorationNoise, LatentRollout, make_networks, make_policy
     from uld_torchrl.objectives import PeriodicHardUpdate, ULDLoss, make_loss
     from uld_torchrl.trainers import (

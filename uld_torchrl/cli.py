@@ -8,6 +8,7 @@ from __future__ import annotations
 import shlex
 import signal
 import sys
+import time
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,10 +25,14 @@ from uld_torchrl.config import (
     override,
     preset,
 )
+from uld_torchrl.duration import parse_duration
 from uld_torchrl.errors import InputError
 
 if TYPE_CHECKING:
     from uld_torchrl.trainers import Callback
+
+NOT_FINISHED = 75
+"""Exit code of a run that reached its time limit: EX_TEMPFAIL of sysexits.h, for scripts that requeue it."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,12 @@ class Train:
     """auto, cpu, cuda, cuda:<k>."""
     log: tyro.conf.UseAppendAction[tuple[Literal["tensorboard", "wandb"], ...]] = ()
     """Log to tensorboard or wandb as well as to CSV files; may be repeated."""
+    on_nonfinite: Literal["stop", "skip"] = "stop"
+    """After a loss, gradient or batch with NaN or infinity: 'stop', or 'skip' that update."""
+    env_restarts: int = 3
+    """How often environments that raise, misbehave or die are begun anew before the run stops."""
+    time_limit: str | None = None
+    """Save and stop after this time, with exit code 75 if the run is not finished: 8h, 30m, 1:30:00, 90."""
     audit_every: int | None = None
     """Audit the agent every so many steps, for `uld audit`; tabular environments only."""
     probe_every: int | None = None
@@ -75,6 +86,8 @@ class Eval:
 
     run: tyro.conf.Positional[Path]
     """Run directory (the one that `uld train` names)."""
+    env: str | None = None
+    """Environment to play; default: the one of the run. Needed if it is in a module (module:Env-v0)."""
     episodes: int = 10
     """Number of episodes."""
     seed: int = 0
@@ -113,11 +126,14 @@ Command = (
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; return 0; 1 for a failed file or audit, 2 for bad input, 130 when stopped."""
+    """Run the command line; return its exit code.
+
+    0; 1 for a failed file or audit; 2 for bad input; 75 at the time limit; 128 + n when stopped by signal n.
+    """
     command = tyro.cli(Command, prog="uld", args=arguments)
     try:
         if isinstance(command, Train):
-            _train(command)
+            return _train(command)
         elif isinstance(command, Eval):
             _eval(command)
         elif isinstance(command, Audit):
@@ -128,7 +144,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"uld: error: {error}", file=sys.stderr)
         return 2
     except OSError as error:
-        print(f"uld: error: {error}; what was saved before is kept", file=sys.stderr)
+        kept = "" if str(error).endswith(".") else "; what was saved before is kept"
+        print(f"uld: error: {error}{kept}", file=sys.stderr)
         return 1
     except KeyboardInterrupt as stop:
         return _interrupted(stop, command, sys.argv[1:] if arguments is None else arguments)
@@ -164,9 +181,10 @@ def _again(arguments: list[str]) -> str:
     return shlex.join(["uld", *arguments])
 
 
-def _train(command: Train) -> None:
+def _train(command: Train) -> int:
+    begin, limit = time.monotonic(), _time_limit(command)
     config = check_run(settings(command))
-    from uld_torchrl.trainers import ULDTrainer
+    from uld_torchrl.trainers import Guards, OutOfTime, ULDTrainer
     from uld_torchrl.trainers.device import pick_device
 
     trainer = ULDTrainer(
@@ -181,6 +199,7 @@ def _train(command: Train) -> None:
         buffer_storage=command.buffer_storage,
         log_to=command.log,
         callbacks=_callbacks(command, config),
+        guards=Guards(command.on_nonfinite, command.env_restarts, limit and _left(limit, begin)),
         progress=True,
     )
     with closing(trainer):
@@ -189,11 +208,26 @@ def _train(command: Train) -> None:
             print(f"{trainer.run.path} {state}")
         if not trainer.finished:
             print(trainer.room)
-        result = trainer.train()
+        try:
+            result = trainer.train()
+        except OutOfTime as stop:
+            print(f"uld: {stop}", file=sys.stderr)
+            return NOT_FINISHED
     print(
         f"return {result.return_mean:.1f} (sd {result.return_std:.1f}, {config.run.eval_episodes} episodes) "
-        f"at step {result.step} in {result.path}; next: uld eval {shlex.quote(str(result.path))}"
+        f"at step {result.step} in {result.path}; next: "
+        f"uld {'eval' if command.audit_every is None else 'audit'} {shlex.quote(str(result.path))}"
     )
+    return 0
+
+
+def _time_limit(command: Train) -> float | None:
+    return None if command.time_limit is None else parse_duration("--time-limit", command.time_limit)
+
+
+def _left(limit: float, begin: float) -> float:
+    """Return the seconds that are left of a limit after torch was imported; a trainer counts from there."""
+    return max(limit - (time.monotonic() - begin), 1e-3)
 
 
 def _callbacks(command: Train, config: AgentConfig) -> list[Callback]:
@@ -218,6 +252,7 @@ def _eval(command: Eval) -> None:
 
     outcome = evaluate_run(
         command.run,
+        env=command.env,
         episodes=command.episodes,
         seed=command.seed,
         video=command.video,

@@ -18,7 +18,7 @@ from uld_torchrl.config_images import AtariConfig as AtariConfig
 from uld_torchrl.config_images import PixelConfig as PixelConfig
 from uld_torchrl.config_loss import LossConfig as LossConfig
 from uld_torchrl.config_loss import ModelConfig as ModelConfig
-from uld_torchrl.errors import InputError, check_non_negative, check_positive, nearest, one_of
+from uld_torchrl.errors import InputError, check_kinds, check_non_negative, check_positive, nearest, one_of
 
 DEFAULT_ENV = "dmc/cartpole-swingup"
 Schedule = Literal["periodic", "every_step"]
@@ -50,6 +50,7 @@ class OptimConfig:
     """Largest random shift of images in pixels; 0 switches it off."""
 
     def __post_init__(self) -> None:
+        check_kinds(self)
         check_positive(self, "batch_size", "encoder_lr", "value_lr", "policy_lr", "value_grad_clip", "period")
         check_non_negative(self, "weight_decay", "image_shift")
         one_of("schedule", self.schedule, ("periodic", "every_step"))
@@ -67,6 +68,7 @@ class ReplayConfig:
     """TD errors below this count as this."""
 
     def __post_init__(self) -> None:
+        check_kinds(self)
         check_positive(self, "capacity", "lap_min_priority")
         check_non_negative(self, "lap_alpha")
         if self.lap_alpha > 10:
@@ -95,6 +97,7 @@ class RunConfig:
     """Agent steps between two rows of metrics.csv."""
 
     def __post_init__(self) -> None:
+        check_kinds(self)
         check_positive(
             self, "total_steps", "num_envs", "eval_every", "eval_episodes", "checkpoint_every", "log_every"
         )

@@ -5,11 +5,9 @@ The other settings are in ``config.py``, which holds these two as sections. Noth
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
-from numbers import Integral, Real
 
-from uld_torchrl.errors import InputError, check_non_negative, check_positive
+from uld_torchrl.errors import InputError, check_kinds, check_non_negative, check_positive
 
 
 @dataclass(frozen=True)
@@ -29,9 +27,8 @@ class PixelConfig:
     """Turn colours into one channel of brightness."""
 
     def __post_init__(self) -> None:
-        _check_kinds(self)
+        check_kinds(self)
         check_positive(self, "frame_size", "frame_stack")
-        _check_whole(self)
 
 
 @dataclass(frozen=True)
@@ -70,27 +67,9 @@ class AtariConfig:
     """All 18 actions instead of those that the game uses; Gymnasium's v5 environments have it off."""
 
     def __post_init__(self) -> None:
-        _check_kinds(self)
+        check_kinds(self)
         check_positive(self, "frame_skip", "frame_size", "frame_stack", "max_frames")
         check_non_negative(self, "noop_max")
         for name in ("sticky_actions", "eval_epsilon"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"{name} must lie in [0, 1], got {getattr(self, name)}.")
-        _check_whole(self)
-
-
-def _check_kinds(config: PixelConfig | AtariConfig) -> None:
-    """Refuse words, and switches in the place of numbers and the other way round."""
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if field.type == "bool" and not isinstance(value, bool):
-            raise InputError(f"{field.name} must be True or False, got {value!r}.")
-        if field.type != "bool" and (isinstance(value, bool) or not isinstance(value, Real)):
-            raise InputError(f"{field.name} must be a number, got {value!r}.")
-
-
-def _check_whole(config: PixelConfig | AtariConfig) -> None:
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if field.type == "int" and not isinstance(value, Integral):
-            raise InputError(f"{field.name} must be an integer, got {value!r}.")

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from uld_torchrl.errors import InputError, check_non_negative, check_positive, flag, one_of
+from uld_torchrl.errors import InputError, check_kinds, check_non_negative, check_positive, one_of
 
 ValueHeadName = Literal["mlp", "linear"]
 ValueLossName = Literal["huber", "mse"]
@@ -44,11 +44,15 @@ class ModelConfig:
     """Value heads; targets take their minimum, the policy climbs their mean."""
 
     def __post_init__(self) -> None:
+        check_kinds(self)
         check_positive(self, "z_s_dim", "z_a_dim", "z_sa_dim", "hidden_dim", "bin_range", "gumbel_tau")
         check_positive(self, "conv_channels", "num_values")
         one_of("value_head", self.value_head, ("mlp", "linear"))
         if self.num_bins < 3:
             raise InputError(f"num_bins must be at least 3, got {self.num_bins}.")
+        for name, largest in (("num_bins", 100_000), ("num_values", 1_000)):
+            if getattr(self, name) > largest:
+                raise InputError(f"{name} must be at most {largest}, got {getattr(self, name)}.")
         if self.bin_range > 80:
             raise InputError(f"bin_range must be at most 80 (exp(88) is no float32), got {self.bin_range}.")
 
@@ -93,6 +97,7 @@ class LossConfig:
     """Divide the value by the mean absolute reward in the buffer; off: by 1."""
 
     def __post_init__(self) -> None:
+        check_kinds(self)
         check_positive(self, "horizon", "n_steps")
         check_non_negative(
             self,
@@ -114,8 +119,6 @@ class LossConfig:
         one_of("value_loss", self.value_loss, ("huber", "mse"))
         one_of("reward_loss", self.reward_loss, ("two_hot", "mse"))
         one_of("dynamics_target", self.dynamics_target, ("state", "state_action"))
-        for name in ("unroll", "target_encoder", "freeze_encoder", "reward_scaling"):
-            flag(name, getattr(self, name))
         check_unroll(self.dynamics_target, self.unroll, self.horizon)
 
 

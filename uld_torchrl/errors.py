@@ -2,15 +2,18 @@
 
 :class:`InputError` is a ``ValueError`` whose message is written for the user: the argument, the
 value given, what is allowed, how to fix it. The command line prints it and exits with code 2.
-:class:`EnvironmentFault` is the same for an environment that misbehaves while it runs.
+:class:`EnvironmentFault` is the same for an environment that misbehaves while it runs, :class:`NonFinite`
+for a loss, gradient or batch that holds NaN or infinity.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import math
 import operator
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from numbers import Integral, Real
 from typing import Any
 
 
@@ -28,12 +31,37 @@ class InputError(ValueError):
 class EnvironmentFault(InputError):
     """An environment misbehaved while running; the message says which lane, what and how to mend it.
 
+    ``lanes`` are those that it befell, as far as that is known.
+
     Example:
         >>> raise EnvironmentFault("custom/Maze, lane 0: step() returned the reward nan.")
         Traceback (most recent call last):
         ...
         uld_torchrl.errors.EnvironmentFault: custom/Maze, lane 0: step() returned the reward nan.
     """
+
+    def __init__(self, message: str, lanes: Sequence[int] = ()) -> None:
+        super().__init__(message)
+        self.lanes = tuple(lanes)
+
+
+class NonFinite(InputError):
+    """A loss, gradient or batch is not finite; nothing was learned from it.
+
+    Args:
+        message: which, and what to do.
+        report: the same for programs; JSON can hold it.
+
+    Example:
+        >>> raise NonFinite("the loss of the value is nan in update 31.", {"part": "value"})
+        Traceback (most recent call last):
+        ...
+        uld_torchrl.errors.NonFinite: the loss of the value is nan in update 31.
+    """
+
+    def __init__(self, message: str, report: dict[str, Any] | None = None) -> None:
+        super().__init__(message)
+        self.report = report or {}
 
 
 def nearest(name: str, known: Iterable[str], count: int = 3) -> list[str]:
@@ -95,6 +123,32 @@ def flag(argument: str, value: bool) -> bool:
     if isinstance(value, bool):
         return value
     raise InputError(f"{argument} must be True or False, got {value!r}.")
+
+
+def check_kinds(config: Any) -> None:
+    """Refuse settings of another kind than their field: words, switches for numbers, fractions for integers.
+
+    Args:
+        config: a dataclass whose annotations are strings (``from __future__ import annotations``).
+
+    Raises:
+        InputError: one is.
+
+    Example:
+        >>> from uld_torchrl.config import ReplayConfig
+        >>> ReplayConfig(capacity=1.5)
+        Traceback (most recent call last):
+        ...
+        uld_torchrl.errors.InputError: capacity must be an integer, got 1.5.
+    """
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if field.type == "bool":
+            flag(field.name, value)
+        if field.type in ("int", "float") and (isinstance(value, bool) or not isinstance(value, Real)):
+            raise InputError(f"{field.name} must be a number, got {value!r}.")
+        if field.type == "int" and not isinstance(value, Integral):
+            raise InputError(f"{field.name} must be an integer, got {value!r}.")
 
 
 def check_positive(config: Any, *names: str) -> None:

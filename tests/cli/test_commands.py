@@ -62,7 +62,7 @@ def test_without_arguments_it_trains_cartpole_swingup(monkeypatch: pytest.Monkey
     from uld_torchrl import cli
 
     seen = []
-    monkeypatch.setattr(cli, "_train", seen.append)
+    monkeypatch.setattr(cli, "_train", lambda command: seen.append(command) or 0)
     assert main(["train"]) == 0
     (command,) = seen
     config = cli.settings(command)
@@ -215,6 +215,22 @@ def test_log_names_where_else_to_log(uld: Any, tmp_path: Path) -> None:
     assert list(tmp_path.rglob("tensorboard/events.out.*"))
 
 
+def test_the_time_limit_says_how_to_go_on_and_that_the_run_is_not_finished(uld: Any, tmp_path: Path) -> None:
+    command = ["train", "CartPole-v1", *uld.quick, "--run-dir", tmp_path]
+    outcome = uld(*command, "--time-limit", "0.001s")
+    assert outcome.code == 75, outcome.err
+    assert f"the time limit of 0.001 s was reached at step 0, saved in {tmp_path}" in outcome.err
+    assert "the same again goes on" in outcome.err and "Traceback" not in outcome.err
+    assert uld(*command, "--time-limit", "1h").code == 0
+
+
+@pytest.mark.parametrize("text", ["soon", "0", "-5", "1:30", "30 m x", "1m2h", "", "inf", "nan"])
+def test_a_time_limit_that_is_none_is_refused(text: str, uld: Any, tmp_path: Path) -> None:
+    outcome = uld("train", "CartPole-v1", "--run-dir", tmp_path, f"--time-limit={text}")
+    assert "--time-limit must be a length of time" in outcome.message and repr(text) in outcome.message
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_full_disk_is_one_message(uld: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from uld_torchrl.trainers import ULDTrainer
 
@@ -224,7 +240,9 @@ def test_a_full_disk_is_one_message(uld: Any, tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(ULDTrainer, "save", full)
     outcome = uld("train", "CartPole-v1", *uld.quick, "--run-dir", tmp_path)
     assert outcome.code == 1
-    assert "No space left on device" in outcome.err
+    (line,) = [line for line in outcome.err.splitlines() if line.startswith("uld: ")]
+    assert "after step 10:" in line and "No space left on device" in line
+    assert line.endswith("run the same again to begin anew.")
     assert "Traceback" not in outcome.err
 
 

@@ -80,12 +80,16 @@ class Disturb(Callback):
             trainer.buffer.sample()
 
 
+class PowerCut(BaseException):
+    """As SIGKILL: unlike what else a callback raises, it leaves no time to save."""
+
+
 @dataclass(frozen=True)
 class Stop(Callback):
     """Ends the run as a crash would."""
 
     def __call__(self, trainer: ULDTrainer) -> None:
-        raise RuntimeError("power cut")
+        raise PowerCut
 
 
 # When
@@ -107,7 +111,7 @@ def test_with_several_environments_it_is_called_when_a_multiple_is_passed(tmp_pa
 
 def test_a_resumed_run_calls_for_the_steps_after_its_checkpoint_again(tmp_path: Path) -> None:
     first, second = Note(8), Note(8)
-    with pytest.raises(RuntimeError, match="power cut"):
+    with pytest.raises(PowerCut):
         trained(tmp_path, first, Stop(35))
     trained(tmp_path, second)
     assert first.calls == [8, 16, 24, 32]
@@ -252,7 +256,7 @@ def test_the_table_holds_what_theory_says_of_each_export(tmp_path: Path) -> None
 
 
 def test_a_resumed_run_forgets_audits_and_probes_of_steps_that_it_does_again(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match="power cut"):
+    with pytest.raises(PowerCut):
         trained(tmp_path, AuditEvery(6), ProbeEvery(6), Stop(35))
     (run,) = tmp_path.rglob("seed0")
     assert {path.stem for path in (run / "audits").iterdir()} == {f"step-{n}" for n in (6, 12, 18, 24, 30)}
@@ -263,7 +267,7 @@ def test_a_resumed_run_forgets_audits_and_probes_of_steps_that_it_does_again(tmp
 
 
 def test_so_does_one_that_goes_on_without_audits(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match="power cut"):
+    with pytest.raises(PowerCut):
         trained(tmp_path, AuditEvery(6), ProbeEvery(6), Stop(35))
     run = trained(tmp_path)  # from step 20
     assert {path.stem for path in (run / "audits").iterdir()} == {f"step-{n}" for n in (6, 12, 18)}
@@ -272,7 +276,7 @@ def test_so_does_one_that_goes_on_without_audits(tmp_path: Path) -> None:
 
 
 def test_a_fresh_start_in_an_old_directory_forgets_everything(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match="power cut"):
+    with pytest.raises(PowerCut):
         trained(tmp_path, AuditEvery(6), Stop(15))  # before the first checkpoint
     run = trained(tmp_path, AuditEvery(40))
     assert [path.name for path in (run / "audits").iterdir()] == ["step-40.npz"]
@@ -319,9 +323,7 @@ def test_an_audit_of_predicted_pairs_is_refused_before_the_first_step(tmp_path: 
 
 def test_an_mdp_in_which_the_agent_is_not_is_refused_when_it_shows(tmp_path: Path) -> None:
     shifted = np.eye(6)[[1, 2, 3, 4, 5, 0]] * 2
-    with pytest.raises(
-        InputError, match=r"after step 5 of .*which is none of the observations of the MDP's 6"
-    ):
+    with pytest.raises(InputError, match="which is none of the observations of the MDP's 6"):
         trained(tmp_path, AuditEvery(5, observations=shifted))
 
 

@@ -25,7 +25,7 @@ from uld_torchrl.trainers import Agent
 MDP = theory.garnet(5, 3, 2, gamma=0.9, seed=0)
 EMBEDDINGS = {"zs", "zsa", "zs_next_pred"}
 PAIRS = {"q", "r_hat", "d_hat", "v_at_pred"}
-NUMBERS = {"gamma", "n_step", "reward_scale"}
+NUMBERS = {"gamma", "n_step", "reward_scale", "greedy", "mdp"}
 
 
 def agent_of(*settings: str, space: Any = None, num_actions: int = 3, seed: int = 0) -> Agent:

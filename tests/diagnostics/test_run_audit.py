@@ -284,6 +284,9 @@ def test_an_mdp_that_is_given_is_used(copied: Path) -> None:
     slippery = named_mdp("frozenlake4x4", 0.99)
     easy = named_mdp("frozenlake4x4-deterministic", 0.99)
     assert audit_run(copied, mdp=slippery).rows == audit_run(copied).rows
+    with pytest.raises(InputError, match="mdp must be the one that was exported"):
+        audit_run(copied, mdp=easy)  # as many states and actions, but not what it was trained on
+    shutil.rmtree(copied / "audits")
     assert audit_run(copied, mdp=easy).rows[0]["best_value"] == pytest.approx(0.99**5)
     with pytest.raises(InputError, match="tabular/nowhere"):
         audit_run(copied, mdp="nowhere")

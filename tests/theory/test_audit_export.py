@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 from exports import exact_export
+from scipy import sparse
 
 from theory import InputError, Policy, TabularMDP, audit_embeddings, frozen_lake, garnet
-from theory.audit import Export, read_export
+from theory.audit import Export, mdp_number, read_export
 from theory.audit.export import OPTIONAL, REQUIRED
 
 MDP = garnet(5, 3, 2, 0.9, seed=1, num_terminal=1)
@@ -88,7 +89,7 @@ def test_numbers_that_are_not_finite_are_found(name: str, bad: float) -> None:
         (good(step=-1), "step must be at least 0"),
         (good(reward_scale=0.0), "reward_scale must be greater than 0"),
         (good(q_head=1), r"An export has no 'q_head'; it may have zs, zsa, .*\. Did you mean q_heads\?"),
-        (good(weights=1), r"An export has no 'weights'; it may have zs, .*, step\.$"),
+        (good(weights=1), r"An export has no 'weights'; it may have zs, .*, mdp\.$"),
         (good(q=np.array([["a"] * 3] * 5)), "q must hold real numbers"),
         (good(q=np.full((5, 3), 1e80)), r"q must be at most 1e\+70 in size, got 1e\+80: .* diverged\?"),
         (good(zsa=np.full((5, 3, 2), -1e300)), r"zsa must be at most 1e\+70 in size, got 1e\+300"),
@@ -108,6 +109,37 @@ def test_an_export_of_another_mdp_is_refused() -> None:
     lake = frozen_lake("8x8")
     with pytest.raises(InputError, match=r"q must have shape \(64, 4\) for this MDP, got \(5, 3\)"):
         audit_embeddings(good(), lake)
+
+
+def test_an_export_of_another_mdp_of_the_same_size_is_refused() -> None:
+    other = TabularMDP(MDP.P, np.where(MDP.terminal[:, None], 0.0, MDP.r + 1e-3), MDP.gamma, MDP.terminal)
+    again = TabularMDP(np.asarray(MDP.P) + 1e-13, MDP.r, 0.5, MDP.terminal)
+    marked = {**good(), "mdp": mdp_number(MDP), "greedy": True}
+    assert read_export(marked, again).greedy is True  # neither rounding nor the discount make it another
+    with pytest.raises(InputError, match="mdp must be the one that was exported"):
+        read_export(marked, other)
+    found = read_export(good(), other)  # exports of earlier versions do not say
+    assert (found.mdp, found.greedy) == (None, None)
+
+
+@pytest.mark.parametrize("change", ["transitions", "rewards", "terminal"])
+def test_each_part_of_an_mdp_makes_it_another(change: str) -> None:
+    P, r, terminal = np.zeros((3, 1, 3)), np.zeros((3, 1)), np.array([False, False, True])
+    P[0, 0, 0] = P[1, 0, 1] = P[2, 0, 2] = 1.0
+    before = mdp_number(TabularMDP(P, r, 0.9, terminal))
+    if change == "transitions":
+        P[0, 0] = [0.0, 1.0, 0.0]
+    elif change == "rewards":
+        r[1] = 1.0
+    else:
+        terminal[1] = True
+    assert mdp_number(TabularMDP(P, r, 0.9, terminal)) != before
+    assert mdp_number(TabularMDP(sparse.csr_array(P[:, 0]), r, 0.9, terminal)) != before
+
+
+def test_the_number_of_an_mdp_does_not_depend_on_how_it_is_stored() -> None:
+    rows = sparse.csr_array(np.asarray(MDP.P).reshape(15, 5))
+    assert mdp_number(TabularMDP(rows, MDP.r, 0.9, MDP.terminal)) == mdp_number(MDP) < 2**48
 
 
 def test_something_that_is_no_mdp_is_refused() -> None:

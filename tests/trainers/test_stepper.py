@@ -117,7 +117,7 @@ def burst(first: int) -> list[Any]:
 
 
 def value_and_policy(batch: int) -> list[Any]:
-    return [("value", batch), "value steps", ("priorities", batch), "policy", "policy steps"]
+    return [("value", batch), "value steps", "policy", "policy steps", ("priorities", batch)]
 
 
 def test_periodic_schedule_in_full(monkeypatch: pytest.MonkeyPatch) -> None:

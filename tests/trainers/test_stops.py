@@ -16,11 +16,13 @@ import gymnasium
 import numpy as np
 import pytest
 from gymnasium.spaces import Box, Discrete
+from killed import outcome
 
+from uld_torchrl.diagnostics import ProbeEvery
 from uld_torchrl.errors import EnvironmentFault, InputError
-from uld_torchrl.trainers import Interrupted, ULDTrainer
+from uld_torchrl.trainers import Guards, Interrupted, OutOfTime, ULDTrainer, stopping
 from uld_torchrl.trainers.logs import read_rows
-from uld_torchrl.trainers.stopping import StopRequest
+from uld_torchrl.trainers.stopping import StoppedAtOnce, StopRequest
 
 Make = Callable[..., ULDTrainer]
 
@@ -87,7 +89,8 @@ def test_a_fault_stops_the_run_with_step_key_and_checkpoint(
     what: str, words: list[str], at: int, tmp_path: Path, make_trainer: Make
 ) -> None:
     Fragile.what, Fragile.at = what, at
-    trainer = make_trainer(tmp_path, Fragile, eval_every=1000, checkpoint_every=1000)
+    options = {"guards": Guards(env_restarts=0)}
+    trainer = make_trainer(tmp_path, Fragile, options=options, eval_every=1000, checkpoint_every=1000)
     with pytest.raises(EnvironmentFault) as caught:
         trainer.train()
     trainer.close()
@@ -117,7 +120,7 @@ def test_a_fault_before_the_first_step_saves_nothing(tmp_path: Path, make_traine
 
 def test_the_cause_is_kept(tmp_path: Path, make_trainer: Make) -> None:
     Fragile.what, Fragile.at = "raise in step", 3
-    trainer = make_trainer(tmp_path, Fragile)
+    trainer = make_trainer(tmp_path, Fragile, options={"guards": Guards(env_restarts=0)})
     with pytest.raises(EnvironmentFault) as caught:
         trainer.train()
     trainer.close()
@@ -152,7 +155,7 @@ def test_divergence_names_step_and_run(tmp_path: Path, make_trainer: Make) -> No
         learn()
 
     trainer._learn = diverged  # type: ignore[method-assign]
-    with pytest.raises(InputError, match=r"after step 27 of .*CartPole.*training has diverged"):
+    with pytest.raises(InputError, match=r"after step 27 of .*CartPole.*loss of the value is nan"):
         trainer.train()
     trainer.close()
     names = sorted(path.name for path in trainer.run.checkpoints.glob("step-*"))
@@ -198,17 +201,165 @@ def test_a_second_signal_stops_at_once_without_saving(tmp_path: Path, make_train
     with pytest.raises(KeyboardInterrupt) as caught:
         trainer.train()
     trainer.close()
-    assert not isinstance(caught.value, Interrupted)
+    assert isinstance(caught.value, StoppedAtOnce) and caught.value.signum == signal.SIGINT
     again = make_trainer(tmp_path)
     assert again.step == 20  # the last regular checkpoint
     again.close()
 
 
-def test_a_signal_in_the_last_step_leaves_a_finished_run(tmp_path: Path, make_trainer: Make) -> None:
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory: pytest.TempPathFactory, make_trainer: Make) -> dict[str, bytes]:
+    """What the undisturbed run leaves, with probes."""
+    trainer = make_trainer(tmp_path_factory.mktemp("whole"), options={"callbacks": [ProbeEvery(20)]})
+    trainer.train()
+    trainer.close()
+    return left_by(trainer)
+
+
+def left_by(trainer: ULDTrainer) -> dict[str, bytes]:
+    return {**outcome(trainer.run.path), "probes": (trainer.run.path / "probes.csv").read_bytes()}
+
+
+def count_evaluated(trainer: ULDTrainer, at: int = 0) -> list[int]:
+    """List the training steps at which evaluation steps are made; a signal comes with the third at ``at``."""
+    step, made = trainer.eval_env.step, []
+
+    def stepping(td: Any) -> Any:
+        made.append(trainer.step)
+        if trainer.step == at and made.count(at) == 3:
+            signal.raise_signal(signal.SIGTERM)
+        return step(td)
+
+    trainer.eval_env.step = stepping  # type: ignore[method-assign]
+    return made
+
+
+@pytest.mark.parametrize("at", [20, 40], ids=["in the middle", "at the end"])
+def test_a_signal_cuts_an_evaluation_short_which_is_made_when_the_run_goes_on(
+    at: int, tmp_path: Path, make_trainer: Make, whole_run: dict[str, bytes]
+) -> None:
+    probes = {"callbacks": [ProbeEvery(20)]}
+    trainer = make_trainer(tmp_path, options=probes)
+    made = count_evaluated(trainer, at)
+    with pytest.raises(Interrupted, match=f"at step {at}"):
+        trainer.train()
+    trainer.close()
+    assert made.count(at) == 3
+    for name in ("eval", "probes"):
+        assert str(at) not in [row["step"] for row in read_rows(trainer.run.path / f"{name}.csv")]
+    again = make_trainer(tmp_path, options=probes)
+    assert (again.step, again.looked) == (at, False)
+    assert again.train().step == 40
+    again.close()
+    assert left_by(again) == whole_run
+    last = make_trainer(tmp_path, options=probes)
+    made = count_evaluated(last)
+    last.train()
+    last.close()
+    assert made == []  # the run is finished
+
+
+def test_an_evaluation_that_was_made_up_for_has_one_row_whatever_comes_then(
+    tmp_path: Path, make_trainer: Make, whole_run: dict[str, bytes]
+) -> None:
+    """It is written, and the process is killed before the next checkpoint."""
+    probes = {"callbacks": [ProbeEvery(20)]}
+    trainer = make_trainer(tmp_path, options=probes)
+    count_evaluated(trainer, 20)
+    with pytest.raises(Interrupted):
+        trainer.train()
+    trainer.close()
+    killed = make_trainer(tmp_path, options=probes)
+    killed._interact = lambda: bool(os.stat(tmp_path / "none"))  # type: ignore[method-assign]
+    with pytest.raises(FileNotFoundError):
+        killed.train()
+    killed.close()
+    assert [row["step"] for row in read_rows(killed.run.evaluations)] == ["20"]
+    again = make_trainer(tmp_path, options=probes)
+    again.train()
+    again.close()
+    assert left_by(again) == whole_run
+
+
+def test_a_signal_in_the_last_step_leaves_the_evaluation_to_the_next_start(
+    tmp_path: Path, make_trainer: Make
+) -> None:
     trainer = make_trainer(tmp_path)
     interrupt_at(trainer, 40, signal.SIGINT)
+    made = count_evaluated(trainer)
+    with pytest.raises(Interrupted, match="at step 40"):
+        trainer.train()
+    trainer.close()
+    assert 40 not in made and not trainer.run.model.exists()
+    again = make_trainer(tmp_path)
+    assert again.finished
+    assert again.train().step == 40
+    again.close()
+    assert [row["step"] for row in read_rows(trainer.run.evaluations)] == ["20", "40"]
+
+
+def test_a_signal_while_the_last_checkpoint_is_written_changes_nothing(
+    tmp_path: Path, make_trainer: Make
+) -> None:
+    trainer = make_trainer(tmp_path)
+    save = trainer.checkpoints.save
+
+    def interrupted(step: int) -> Any:
+        if step == 40:
+            signal.raise_signal(signal.SIGTERM)
+        return save(step)
+
+    trainer.checkpoints.save = interrupted  # type: ignore[method-assign]
     assert trainer.train().step == 40
     trainer.close()
+    assert (trainer.run.model / "config.json").exists()
+
+
+class Clock:
+    """In place of the module ``time``: stands still until it is set."""
+
+    now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+def test_the_time_limit_saves_and_stops_as_a_signal_does(
+    tmp_path: Path, make_trainer: Make, monkeypatch: pytest.MonkeyPatch, whole_run: dict[str, bytes]
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr(stopping, "time", clock)
+    options: dict[str, Any] = {"guards": Guards(time_limit=81.0), "callbacks": [ProbeEvery(20)]}
+    trainer = make_trainer(tmp_path, options=options)
+    learn = trainer._learn
+
+    def slow() -> None:
+        clock.now += 3.0  # the limit counts from when the trainer was made
+        learn()
+
+    trainer._learn = slow  # type: ignore[method-assign]
+    with pytest.raises(OutOfTime) as caught:
+        trainer.train()
+    trainer.close()
+    assert (caught.value.limit, caught.value.step, caught.value.path) == (81.0, 27, trainer.run.path)
+    assert "time limit of 81 s" in str(caught.value) and "the same again goes on" in str(caught.value)
+    again = make_trainer(tmp_path, options=options)
+    assert again.step == 27
+    again.train()
+    again.close()
+    assert left_by(again) == whole_run
+
+
+def test_a_time_limit_that_is_over_at_once_leaves_a_run_that_goes_on(
+    tmp_path: Path, make_trainer: Make
+) -> None:
+    trainer = make_trainer(tmp_path, options={"guards": Guards(time_limit=1e-9)})
+    with pytest.raises(OutOfTime, match="at step 0"):
+        trainer.train()
+    trainer.close()
+    again = make_trainer(tmp_path)
+    assert again.train().step == 40
+    again.close()
 
 
 def test_training_in_another_thread_leaves_signals_alone(tmp_path: Path, make_trainer: Make) -> None:
@@ -223,31 +374,3 @@ def test_training_in_another_thread_leaves_signals_alone(tmp_path: Path, make_tr
     thread.start()
     thread.join()
     assert seen == [before]
-
-
-def test_two_trainers_cannot_share_a_directory(tmp_path: Path, make_trainer: Make) -> None:
-    first = make_trainer(tmp_path)
-    with pytest.raises(InputError, match=r"being trained by another .*--fresh"):
-        make_trainer(tmp_path)
-    other = make_trainer(tmp_path, seed=1)
-    first.close()
-    make_trainer(tmp_path).close()
-    other.close()
-
-
-def test_a_refused_trainer_holds_nothing(tmp_path: Path, make_trainer: Make) -> None:
-    make_trainer(tmp_path).close()
-    with pytest.raises(InputError, match="total_steps"):
-        make_trainer(tmp_path, total_steps=30)
-    make_trainer(tmp_path).close()
-
-
-def test_a_finished_run_without_checkpoints_is_not_started_anew(tmp_path: Path, make_trainer: Make) -> None:
-    trainer = make_trainer(tmp_path)
-    trainer.train()
-    trainer.close()
-    rows = read_rows(trainer.run.metrics)
-    os.rename(trainer.run.checkpoints, tmp_path / "elsewhere")
-    with pytest.raises(InputError, match=r"checkpoints are gone.*--fresh"):
-        make_trainer(tmp_path, total_steps=60)
-    assert read_rows(trainer.run.metrics) == rows

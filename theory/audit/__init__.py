@@ -6,7 +6,7 @@
 """
 
 from theory.audit.assemble import audit_embeddings
-from theory.audit.export import Export, read_export
+from theory.audit.export import Export, mdp_number, read_export
 from theory.audit.report import AuditReport
 
-__all__ = ["AuditReport", "Export", "audit_embeddings", "read_export"]
+__all__ = ["AuditReport", "Export", "audit_embeddings", "mdp_number", "read_export"]

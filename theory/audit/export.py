@@ -7,8 +7,7 @@ probabilities. What the network computes with them is not known here, and nothin
 from __future__ import annotations
 
 import difflib
-import zipfile
-import zlib
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from os import PathLike
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy import sparse
 
 from theory.checks import (
     ROW_SUM_TOLERANCE,
@@ -32,9 +32,11 @@ from theory.checks import (
 from theory.errors import InputError
 from theory.features import SIZES
 from theory.mdp import TabularMDP
+from theory.npz import read_npz
 
 REQUIRED = ("zs", "zsa", "q", "pi", "r_hat", "zs_next_pred", "v_at_pred")
-OPTIONAL = ("q_heads", "d_hat", "counts", "mu", "mask", "gamma", "n_step", "reward_scale", "step")
+NUMBERS = ("gamma", "n_step", "reward_scale", "step", "greedy", "mdp")
+OPTIONAL = ("q_heads", "d_hat", "counts", "mu", "mask", *NUMBERS)
 PAIR_ARRAYS = ("q", "pi", "r_hat", "v_at_pred", "d_hat", "counts", "mu")
 
 
@@ -59,6 +61,8 @@ class Export:
         n_step: steps before the bootstrap of its value targets.
         reward_scale: what rewards were divided by in training.
         step: of training.
+        greedy: whether ``pi`` is the network's greedy policy.
+        mdp: which MDP it is of, see :func:`mdp_number`.
     """
 
     zs: Array
@@ -77,6 +81,8 @@ class Export:
     n_step: int | None = None
     reward_scale: float | None = None
     step: int | None = None
+    greedy: bool | None = None
+    mdp: int | None = None
 
 
 def read_export(arrays_or_path: Any, mdp: TabularMDP) -> Export:
@@ -87,8 +93,8 @@ def read_export(arrays_or_path: Any, mdp: TabularMDP) -> Export:
         mdp: S states and A actions, in whose order the arrays are.
 
     Raises:
-        InputError: a file that cannot be read, a missing or unknown name, a wrong shape, NaN, sizes above
-            1e70, rows of the policy that are no probabilities, negative counts.
+        InputError: a file that cannot be read, a missing or unknown name, another MDP than the export's, a
+            wrong shape, NaN, sizes above 1e70, rows of the policy that are no probabilities, negative counts.
 
     Example:
         >>> mdp = TabularMDP.from_dense([[[1.0]]], [[1.0]], 0.5)
@@ -112,7 +118,40 @@ def read_export(arrays_or_path: Any, mdp: TabularMDP) -> Export:
         _check(found["q_heads"], "q_heads", (*found["q_heads"].shape[:1], *mdp.r.shape), mdp)
     if "mask" in given:
         found["mask"] = _mask(given["mask"], mdp)
+    _check_mdp(given, mdp)
     return Export(**found, **_scalars(given))
+
+
+def mdp_number(mdp: TabularMDP) -> int:
+    """Return 48 bits that tell an MDP from others by its transitions, rewards and terminal states.
+
+    To six decimals, so that it does not depend on how a machine rounds. The discount and the start do not
+    count.
+
+    Example:
+        >>> mdp, other = (TabularMDP.from_dense([[[1.0]]], [[r]], 0.5) for r in (1.0, 2.0))
+        >>> mdp_number(mdp) == mdp_number(mdp) != mdp_number(other)
+        True
+    """
+    rows = sparse.coo_array(mdp.rows)
+    rounded = np.round(rows.data, 6)
+    order = np.lexsort((rows.col, rows.row))
+    order = order[rounded[order] > 0.0]
+    digest = hashlib.blake2b(digest_size=6)
+    for part in (rows.row[order], rows.col[order], mdp.r.shape, mdp.terminal):
+        digest.update(np.asarray(part, dtype="<i8").tobytes())
+    for part in (rounded[order], np.round(mdp.r, 6) + 0.0):  # no negative zeros
+        digest.update(np.asarray(part, dtype="<f8").tobytes())
+    return int.from_bytes(digest.digest(), "little")
+
+
+def _check_mdp(given: Mapping[str, Any], mdp: TabularMDP) -> None:
+    """Refuse an export of another MDP, where it says of which it is; exports of earlier versions do not."""
+    if "mdp" in given and _scalars(given)["mdp"] != mdp_number(mdp):
+        raise InputError(
+            "mdp must be the one that was exported: this one has other transitions, rewards or terminal "
+            "states. If that is meant, leave the entry mdp out of the export."
+        )
 
 
 def _arrays(source: Any) -> dict[str, Any]:
@@ -123,18 +162,7 @@ def _arrays(source: Any) -> dict[str, Any]:
         raise InputError(
             f"An export is a mapping or the path of an .npz file, got a {type(source).__name__}."
         )
-    path = Path(source)
-    try:
-        with path.open("rb") as stream:  # np.load leaves a damaged file open
-            found = np.load(stream, allow_pickle=False)
-            arrays = {name: found[name] for name in found} if isinstance(found, Mapping) else None
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-        raise InputError(
-            f"{path} cannot be read as an export, an .npz file without pickled objects: {error}"
-        ) from error
-    if arrays is None:
-        raise InputError(f"{path} holds a single array; an export is an .npz file with named arrays.")
-    return arrays
+    return read_npz(Path(source))
 
 
 def _check_names(given: Mapping[str, Any]) -> None:
@@ -231,6 +259,8 @@ def _scalars(given: Mapping[str, Any]) -> dict[str, Any]:
         "n_step": lambda value: check_count("n_step", value),
         "step": lambda value: check_count("step", value, 0),
         "reward_scale": lambda value: check_number("reward_scale", value, above=0.0),
+        "mdp": lambda value: check_count("mdp", value, 0),
+        "greedy": bool,
     }
     return {name: check(_scalar(name, given[name])) for name, check in checks.items() if name in given}
 
@@ -238,7 +268,7 @@ def _scalars(given: Mapping[str, Any]) -> dict[str, Any]:
 def _scalar(name: str, value: Any) -> Any:
     """Return the number in an array with one entry."""
     array = any_array(name, value)
-    if array.size != 1 or array.dtype.kind not in "iuf":
+    if array.size != 1 or array.dtype.kind not in ("b" if name == "greedy" else "iuf"):
         raise InputError(f"{name} must be one number, got {array.dtype} of shape {array.shape}.")
     return array.reshape(-1)[0].item()
 

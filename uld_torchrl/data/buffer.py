@@ -112,12 +112,16 @@ class WindowReplayBuffer(TensorDictReplayBuffer):
     def mean_abs_reward(self) -> Tensor:
         """Return the mean of |reward| over all written records, a 0-dim tensor on the storage's device.
 
+        NaN and infinities are left out: one would spoil the scale of all losses.
+
         Raises:
             InputError: the buffer is empty.
         """
         if not self._sampler.num_written:
             raise InputError("mean_abs_reward needs at least one record, the replay buffer is empty.")
-        return self._written(self._sampler.keys.reward).abs().mean()
+        rewards = self._written(self._sampler.keys.reward).abs()
+        mean = rewards.mean()
+        return mean if bool(mean.isfinite()) else rewards[rewards.isfinite()].mean()
 
     def has_termination(self) -> bool:
         """Return whether any written record ends in a terminal state; waits for the device."""

@@ -17,6 +17,7 @@ import torch
 from tensordict import MemoryMappedTensor
 from torch import Tensor
 
+from uld_torchrl.data.room import allocate
 from uld_torchrl.errors import InputError
 
 SPARE = 64
@@ -177,6 +178,7 @@ class FrameStore:
             self._frames = torch.empty(shape, dtype=torch.uint8, device=self.device)
         else:
             self._frames = MemoryMappedTensor.empty(shape, dtype=torch.uint8, filename=str(self.path))
+            allocate(self.path.parent)
 
     @property
     def _channels(self) -> int:

@@ -12,6 +12,7 @@ from uld_torchrl.data.buffer import WindowReplayBuffer
 from uld_torchrl.data.frames import FrameStore
 from uld_torchrl.data.keys import ReplayKeys
 from uld_torchrl.data.pixels import FrameKeys, PixelReplayBuffer
+from uld_torchrl.data.room import allocate
 from uld_torchrl.data.sampler import SubTrajectorySampler
 from uld_torchrl.data.windows import HorizonWindow
 from uld_torchrl.errors import InputError, one_of
@@ -103,4 +104,12 @@ def _storage(size: int, device: torch.device | str, folder: Path | None) -> Tens
     if folder is None:
         return LazyTensorStorage(size, ndim=2, device=device)
     folder.mkdir(parents=True, exist_ok=True)
-    return LazyMemmapStorage(size, ndim=2, scratch_dir=folder / "records", existsok=True)
+    return _MappedStorage(size, ndim=2, scratch_dir=folder / "records", existsok=True)
+
+
+class _MappedStorage(LazyMemmapStorage):
+    """TorchRL's, whose files have their room on the disk from the start."""
+
+    def _init(self, data: Any) -> None:
+        super()._init(data)
+        allocate(Path(str(self.scratch_dir)))

@@ -315,7 +315,7 @@ class SubTrajectorySampler(Sampler):
 
     def loads(self, path: str | Path) -> None:
         """Read what :meth:`dumps` has written."""
-        self.load_state_dict(dict(TensorDict.load_memmap(str(path)).items()))
+        self.load_state_dict(dict(TensorDict.load_memmap(str(path), allow_pickle=False).items()))
 
 
 def legal_anchors(terminated: Tensor, ended: Tensor, horizon: int) -> Tensor:

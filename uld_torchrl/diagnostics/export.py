@@ -7,7 +7,6 @@ from the arrays is worked out in ``theory``.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -19,11 +18,13 @@ from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
 from theory import TabularMDP
+from theory.audit import mdp_number
 from uld_torchrl.errors import InputError, one_of
 from uld_torchrl.functional import one_hot_argmax
 from uld_torchrl.objectives import ULDLoss
 from uld_torchrl.trainers import Agent
 from uld_torchrl.trainers.callbacks import same_random_state
+from uld_torchrl.trainers.files import replaced
 
 PolicyName = Literal["greedy", "softmax"]
 _ROWS = 16_384
@@ -61,7 +62,8 @@ def export_embeddings(
         In float64: ``q`` (S, A), the mean of ``q_heads`` (heads, S, A); ``pi`` (S, A); ``r_hat`` (S, A),
         predicted reward; ``d_hat`` (S, A), predicted termination as m gives it; ``v_at_pred`` (S, A),
         ``(1 - clip(d_hat, 0, 1)) sum_a' pi(a'|z') Q(g(z', a'))`` at the predicted z', not discounted;
-        ``counts`` if given; and the numbers ``gamma``, ``n_step`` and ``reward_scale`` of the agent.
+        ``counts`` if given; the numbers ``gamma``, ``n_step`` and ``reward_scale`` of the agent; ``greedy``,
+        whether ``pi`` is the greedy policy; and ``mdp``, by which an audit knows the MDP again.
 
     Raises:
         InputError: the agent belongs to another environment, acts continuously, or predicts embeddings of
@@ -88,7 +90,13 @@ def export_embeddings(
     _check_finite(arrays)
     if counts is not None:
         arrays["counts"] = _checked_counts(counts, mdp)
-    numbers = {"gamma": loss.gamma, "n_step": loss.n_steps, "reward_scale": loss.reward_scale.item()}
+    numbers = {
+        "gamma": loss.gamma,
+        "n_step": loss.n_steps,
+        "reward_scale": loss.reward_scale.item(),
+        "greedy": policy == "greedy",
+        "mdp": mdp_number(mdp),
+    }
     return arrays | {name: np.asarray(value) for name, value in numbers.items()}
 
 
@@ -292,7 +300,5 @@ def save_export(path: Path | str, arrays: Mapping[str, Any]) -> None:
         if array.dtype.kind not in "biuf":
             raise InputError(f"{name} must be an array of numbers, got {array.dtype}.")
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.new")
-    with aside.open("wb") as file:
+    with replaced(path) as aside, aside.open("wb") as file:
         np.savez(file, **plain)  # type: ignore[arg-type]  # its keyword allow_pickle has a type of its own
-    os.replace(aside, path)

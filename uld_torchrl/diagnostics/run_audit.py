@@ -13,22 +13,24 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 import theory
 from theory import AuditReport, TabularMDP, plots
 from theory.commands.audit import audit_pictures
 from theory.commands.output import Picture
+from theory.npz import read_npz
 from theory.report import plain
 from uld_torchrl.diagnostics.export import PolicyName, export_embeddings
 from uld_torchrl.diagnostics.figures import AUDIT_COLUMNS, Row, audit_row
 from uld_torchrl.diagnostics.mdps import mdp_of_env
 from uld_torchrl.diagnostics.pictures import plot_values
+from uld_torchrl.envs.registry import env_of_file
 from uld_torchrl.envs.tabular_names import grid_of, named_mdp
 from uld_torchrl.errors import InputError
 from uld_torchrl.trainers import Agent, RunDir, load
 from uld_torchrl.trainers.files import replace_text
+from uld_torchrl.untrusted import brief, read_json, unreadable
 
 _SHOWN = (
     "step",
@@ -112,23 +114,23 @@ def audit_run(
 def _mdp(agent: Agent, given: TabularMDP | str | None) -> TabularMDP:
     gamma = agent.config.loss.gamma
     if given is None:
-        return mdp_of_env(agent.env_id, gamma)
+        return mdp_of_env(env_of_file(agent.env_id, "name its MDP (uld audit --mdp)"), gamma)
     return named_mdp(given, gamma) if isinstance(given, str) else given
 
 
 def _step_of_model(run: RunDir) -> int:
-    return int(json.loads((run.model / "config.json").read_text(encoding="utf-8"))["step"])
+    path = run.model / "config.json"
+    step = read_json(path).get("step")
+    if isinstance(step, bool) or not isinstance(step, int) or step < 0:
+        raise unreadable(path, f"its step is {brief(repr(step))}")
+    return step
 
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        # Opened here: of a damaged file NumPy forgets to close its own.
-        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
-            return dict(arrays)
-    except Exception as error:  # anything a damaged file may raise
-        raise InputError(
-            f"{file} cannot be read ({type(error).__name__}): delete it to audit the others."
-        ) from error
+        return read_npz(file)
+    except theory.InputError as error:
+        raise InputError(f"{error} Delete it to audit the others.") from error
 
 
 def _audited(name: str, arrays: Mapping[str, Any], mdp: TabularMDP) -> AuditReport:

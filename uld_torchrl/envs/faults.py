@@ -9,6 +9,7 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import gymnasium
@@ -22,6 +23,31 @@ from uld_torchrl.errors import EnvironmentFault, InputError
 _NUMBERS = frozenset({float, np.float64, np.float32})
 _FLAGS = frozenset({bool, np.bool_})
 _FINITE = "It must be finite and within the range of float32. Mend the environment, or clip the value there."
+
+
+@dataclass(frozen=True)
+class Where:
+    """An environment by its name, and the lane, if it is one of a known number.
+
+    Example:
+        >>> str(Where("custom/Maze", 2)), str(Where("custom/Maze"))
+        ('custom/Maze, lane 2', 'custom/Maze')
+    """
+
+    name: str
+    lane: int | None = None
+
+    def __str__(self) -> str:
+        return self.name if self.lane is None else f"{self.name}, lane {self.lane}"
+
+    def fault(self, what: str) -> EnvironmentFault:
+        """Return the fault that befell it.
+
+        Example:
+            >>> Where("custom/Maze", 2).fault("it is gone.").lanes
+            (2,)
+        """
+        return EnvironmentFault(f"{self}: {what}", () if self.lane is None else (self.lane,))
 
 
 def place(error: BaseException) -> str:
@@ -45,37 +71,47 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split())
 
 
-def raised(where: str, call: str, error: Exception) -> EnvironmentFault:
+def raised(where: Where, call: str, error: Exception) -> EnvironmentFault:
     """Return the fault for an exception that ``call``, such as ``step()``, has raised.
 
     Example:
-        >>> raised("custom/Maze, lane 0", "step()", KeyError("wall"))
+        >>> raised(Where("custom/Maze", 0), "step()", KeyError("wall"))
         EnvironmentFault("custom/Maze, lane 0: step() raised KeyError: 'wall' (unknown place). ...
     """
-    return EnvironmentFault(
-        f"{where}: {call} raised {type(error).__name__}: {one_line(error)} ({place(error)}). Mend "
+    return where.fault(
+        f"{call} raised {type(error).__name__}: {one_line(error)} ({place(error)}). Mend "
         "the environment, and try it on its own with actions drawn from its action_space."
     )
 
 
-def misbehaved(where: str, call: str, what: object) -> EnvironmentFault:
+def misbehaved(where: Where, call: str, what: object) -> EnvironmentFault:
     """Return the fault for a result of ``call`` that breaks what the environment's spaces promise.
 
     Example:
-        >>> misbehaved("custom/Maze, lane 0", "step()", "it returned None.")
+        >>> misbehaved(Where("custom/Maze", 0), "step()", "it returned None.")
         EnvironmentFault('custom/Maze, lane 0: in the result of step(), it returned None.')
     """
-    return EnvironmentFault(f"{where}: in the result of {call}, {what}")
+    return where.fault(f"in the result of {call}, {what}")
 
 
-def number(value: Any, where: str) -> float:
+def not_made(where: Where, error: Exception) -> EnvironmentFault:
+    """Return the fault for an environment that could not be made anew after an earlier one.
+
+    Example:
+        >>> not_made(Where("custom/Maze", 0), OSError("port in use"))
+        EnvironmentFault('custom/Maze, lane 0: making it anew raised OSError: port in use (unknown place).')
+    """
+    return where.fault(f"making it anew raised {type(error).__name__}: {one_line(error)} ({place(error)}).")
+
+
+def number(value: Any, where: Where) -> float:
     """Return a reward as a float.
 
     Raises:
         EnvironmentFault: it is no number, or several.
 
     Example:
-        >>> number(np.array([1.5]), "custom/Maze, lane 0")
+        >>> number(np.array([1.5]), Where("custom/Maze", 0))
         1.5
     """
     if type(value) in _NUMBERS:
@@ -86,14 +122,14 @@ def number(value: Any, where: str) -> float:
     return float(array.reshape(()))
 
 
-def flag(value: Any, name: str, where: str) -> bool:
+def flag(value: Any, name: str, where: Where) -> bool:
     """Return ``terminated`` or ``truncated`` as a bool; 0 and 1 will do.
 
     Raises:
         EnvironmentFault: it is anything else.
 
     Example:
-        >>> flag(np.array([True]), "terminated", "custom/Maze, lane 0")
+        >>> flag(np.array([True]), "terminated", Where("custom/Maze", 0))
         True
     """
     if type(value) in _FLAGS:
@@ -104,21 +140,22 @@ def flag(value: Any, name: str, where: str) -> bool:
     return bool(array.reshape(()))
 
 
-def as_float32(rows: np.ndarray, space: Space[Any], where: Callable[[int], str], call: str) -> np.ndarray:
+def as_float32(rows: np.ndarray, space: Space[Any], where: Callable[[int], Where], call: str) -> np.ndarray:
     """Return observations [N, n] as float32.
 
     Args:
         rows: float64.
         space: of one observation, for the name of an entry.
-        where: from the row to the words that name its lane.
+        where: from the row to its lane.
         call: ``reset()`` or ``step()``.
 
     Raises:
         EnvironmentFault: a number is not finite, or too large for float32.
 
     Example:
+        >>> from functools import partial
         >>> from gymnasium.spaces import Discrete
-        >>> as_float32(np.array([[0.0, 1.0]]), Discrete(2), "lane {}".format, "step()")
+        >>> as_float32(np.array([[0.0, 1.0]]), Discrete(2), partial(Where, "custom/Maze"), "step()")
         array([[0., 1.]], dtype=float32)
     """
     fits = np.abs(rows) <= LIMIT
@@ -129,17 +166,18 @@ def as_float32(rows: np.ndarray, space: Space[Any], where: Callable[[int], str],
     return rows.astype(np.float32)
 
 
-def check_rewards(rewards: np.ndarray, where: Callable[[int], str]) -> None:
+def check_rewards(rewards: np.ndarray, where: Callable[[int], Where]) -> None:
     """Refuse rewards [N] that are not finite or too large for float32.
 
     Raises:
         EnvironmentFault: there is one.
 
     Example:
-        >>> check_rewards(np.array([0.0, np.inf]), "lane {}".format)
+        >>> from functools import partial
+        >>> check_rewards(np.array([0.0, np.inf]), partial(Where, "custom/Maze"))
         Traceback (most recent call last):
         ...
-        uld_torchrl.errors.EnvironmentFault: lane 1: in the result of step(), the reward is inf. ...
+        uld_torchrl.errors.EnvironmentFault: custom/Maze, lane 1: in the result of step(), the reward is ...
     """
     fits = np.abs(rewards) <= LIMIT
     if not fits.all():
@@ -170,7 +208,7 @@ def drawing(name: str) -> Iterator[None]:
     except gymnasium.error.DependencyNotInstalled as error:
         raise InputError(f"{name} cannot be drawn: {error}.") from error
     except Exception as error:
-        raise raised(name, "render()", error) from error
+        raise raised(Where(name), "render()", error) from error
 
 
 def _plain(value: Any) -> np.ndarray | None:

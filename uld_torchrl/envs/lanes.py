@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import gymnasium
@@ -19,13 +20,23 @@ from gymnasium.spaces import Box, Discrete, Space
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from uld_torchrl.envs.faults import as_float32, check_rewards, drawing, flag, misbehaved, number, raised
+from uld_torchrl.envs.checks import check_distinct, check_drawable, check_remade, check_same_spaces
+from uld_torchrl.envs.faults import (
+    Where,
+    as_float32,
+    check_rewards,
+    drawing,
+    flag,
+    misbehaved,
+    not_made,
+    number,
+    raised,
+)
 from uld_torchrl.envs.images import WrongFrame, stacked_task
 from uld_torchrl.envs.spaces import (
     TaskSpaces,
     action_writer,
     check_spaces,
-    layout,
     observation_reader,
     vector_length,
 )
@@ -89,6 +100,13 @@ class AgentVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         """Return where each lane is, for :meth:`restore`; None if that cannot be known."""
         return None
 
+    def remake(self, lanes: Sequence[int]) -> None:
+        """Make the environments of these lanes anew, but for objects of the user; then reset all lanes.
+
+        Raises:
+            EnvironmentFault: that failed.
+        """
+
     def restore(self, states: Sequence[LaneState]) -> tuple[np.ndarray, np.ndarray]:
         """Bring each lane back to where it was; where that fails, begin a new episode.
 
@@ -124,6 +142,7 @@ class Lanes(AgentVectorEnv):
         name: of the environment, for messages; None: ``custom/<class>`` of what the first maker makes.
         first_lane: number of the first of these lanes.
         render: whether :meth:`draw` will be called.
+        given: whether the environments are the user's objects, which are never made anew.
 
     Raises:
         InputError: spaces of an unsupported kind, or that differ between lanes; an environment that was
@@ -136,14 +155,19 @@ class Lanes(AgentVectorEnv):
     """
 
     def __init__(
-        self, makers: Sequence[Maker], name: str | None = None, first_lane: int = 0, render: bool = False
+        self,
+        makers: Sequence[Maker],
+        name: str | None = None,
+        first_lane: int = 0,
+        render: bool = False,
+        given: bool = False,
     ) -> None:
         self.envs = [maker() for maker in makers]
-        self._first_lane = first_lane
+        self._makers, self._first_lane, self._given = makers, first_lane, given
         name = name or custom_name(self.envs[0])
         tasks = {lane: stacked_task(env) for lane, env in enumerate(self.envs)}
         super().__init__(len(self.envs), task := tasks[0], name)
-        _check_distinct(self.envs, name)
+        check_distinct(self.envs, name)
         check_same_spaces(tasks, name)
         if render:
             check_drawable(self.envs[0].render_mode, name)
@@ -156,8 +180,8 @@ class Lanes(AgentVectorEnv):
         """The environments, one a lane."""
         return self.envs
 
-    def _where(self, lane: int) -> str:
-        return f"{self.name}, lane {self._first_lane + lane}"
+    def _where(self, lane: int) -> Where:
+        return Where(self.name, self._first_lane + lane)
 
     def reset(
         self, *, seed: int | list[int] | list[None] | None = None, options: dict[str, Any] | None = None
@@ -188,6 +212,24 @@ class Lanes(AgentVectorEnv):
         """Return where each lane is."""
         return [lane.state() for lane in self._lanes]
 
+    def remake(self, lanes: Sequence[int]) -> None:
+        """Make the environments of these lanes anew, but for objects of the user; then reset all lanes."""
+        for lane in () if self._given else lanes:
+            self._remake(lane - self._first_lane)
+
+    def _remake(self, lane: int) -> None:
+        where = self._where(lane)
+        with suppress(Exception):  # it has failed before
+            self.envs[lane].close()
+        self.envs[lane] = gymnasium.Env()  # if the next one cannot be made, nothing is closed twice
+        try:
+            env = self._makers[lane]()
+            check_remade(self.task, stacked_task(env))
+            check_distinct([*self.envs, env], self.name)
+        except Exception as error:
+            raise not_made(where, error) from error
+        self.envs[lane], self._lanes[lane] = env, _Lane(env, where, self.task)
+
     def restore(self, states: Sequence[LaneState]) -> tuple[np.ndarray, np.ndarray]:
         """Play each lane's open episode again; a lane that does not come out the same begins a new one."""
         same = [lane.restore(state) for lane, state in zip(self._lanes, states, strict=True)]
@@ -209,7 +251,7 @@ class Lanes(AgentVectorEnv):
 class _Lane:
     """One environment, its results turned into plain numbers or into a fault."""
 
-    def __init__(self, env: gymnasium.Env, where: str, task: TaskSpaces) -> None:
+    def __init__(self, env: gymnasium.Env, where: Where, task: TaskSpaces) -> None:
         self._env, self._where = env, where
         # Frames are looked at before they are stacked.
         self._read = _as_it_is if task.frames is not None else observation_reader(task.observation)
@@ -314,47 +356,3 @@ def custom_name(env: Any) -> str:
         'custom/CartPoleEnv'
     """
     return "custom/" + re.sub(r"[^A-Za-z0-9._-]", "-", type(env.unwrapped).__name__)
-
-
-def check_drawable(render_mode: Any, name: str) -> None:
-    """Refuse to draw what was not made for it.
-
-    Raises:
-        InputError: ``render_mode`` is not ``rgb_array``.
-
-    Example:
-        >>> check_drawable("rgb_array", "custom/Maze")
-    """
-    if render_mode != "rgb_array":
-        raise InputError(
-            f"render=True needs an environment with the render_mode 'rgb_array'; {name} has {render_mode!r}. "
-            "Make it with render_mode='rgb_array'."
-        )
-
-
-def check_same_spaces(tasks: Mapping[int, TaskSpaces], name: str) -> None:
-    """Refuse lanes that differ in their actions, or in the numbers of their observations.
-
-    Args:
-        tasks: from the number of a lane to its spaces; lane 0 is among them.
-        name: of the environment.
-
-    Raises:
-        InputError: there is such a lane.
-
-    Example:
-        >>> task = TaskSpaces(Discrete(2), Discrete(3))
-        >>> check_same_spaces({0: task, 1: task}, "custom/Maze")
-    """
-    for lane, task in tasks.items():
-        alike = layout(task.observation) == layout(tasks[0].observation)
-        if not alike or task.action != tasks[0].action:
-            raise InputError(
-                f"{name}: all lanes need the same spaces, but lane 0 has {tasks[0].observation}, "
-                f"{tasks[0].action} and lane {lane} has {task.observation}, {task.action}."
-            )
-
-
-def _check_distinct(envs: Sequence[gymnasium.Env], name: str) -> None:
-    if len({id(env.unwrapped) for env in envs}) < len(envs):
-        raise InputError(f"{name}: the callable returned the same environment twice; it must make a new one.")

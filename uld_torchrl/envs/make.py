@@ -162,6 +162,32 @@ def restore_lanes(env: EnvBase, states: Sequence[LaneState]) -> tuple[TensorDict
     return td, torch.as_tensor(same)
 
 
+def restart_lanes(env: EnvBase, seed: int, lanes: Sequence[int] = ()) -> TensorDictBase:
+    """Begin new episodes in all lanes after a fault, with the environments of the faulty ones made anew.
+
+    An environment of a name or callable is closed and its maker called again; a worker process that has died
+    is started again with all of its lanes; an object, and a user's own vector environment, is only reset.
+
+    Args:
+        env: of :func:`make_env`.
+        seed: of the episodes, see :func:`make_env`.
+        lanes: the faulty ones, :attr:`~uld_torchrl.EnvironmentFault.lanes`.
+
+    Returns:
+        The tensordict [num_envs] to act on, as ``reset`` gives it.
+
+    Raises:
+        EnvironmentFault: that failed too; it may be tried again.
+
+    Example:
+        >>> env = make_env("CartPole-v1", num_envs=2)
+        >>> restart_lanes(env, seed=3, lanes=[1])["observation"].shape
+        torch.Size([2, 4])
+    """
+    _vector_env(env).remake(lanes)
+    return env.reset(seed=seed)
+
+
 def render_frame(env: EnvBase) -> np.ndarray:
     """Draw the first lane of an environment made with ``render=True``: uint8 [height, width, 3].
 
@@ -209,7 +235,7 @@ def _make_lanes(
         )
     if env_workers:
         return WorkerLanes(source.makers, source.name, env_workers, render)
-    return Lanes(source.makers, source.name, render=render)
+    return Lanes(source.makers, source.name, render=render, given=source.given)
 
 
 class _GymLanes(GymWrapper):

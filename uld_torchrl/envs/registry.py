@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import sys
 from typing import Any
 
 import gymnasium
@@ -62,6 +63,33 @@ def canonical_id(env_id: str) -> str:
     if env_id.startswith("tabular/"):
         return env_id.replace(":", "-")
     return env_id if env_id.partition("/")[0] in _FAMILIES else f"gym/{env_id}"
+
+
+def env_of_file(env_id: str, instead: str) -> str:
+    """Return the name of an environment that a file gave, if making it imports no module of its choice.
+
+    Args:
+        env_id: the name.
+        instead: how the user can give the name, which may then import.
+
+    Raises:
+        InputError: it is of the form ``module:Id``, and that module has not been imported.
+
+    Example:
+        >>> env_of_file("gym/CartPole-v1", "pass env=")
+        'gym/CartPole-v1'
+        >>> env_of_file("gym/antigravity:Env-v0", "pass env=")
+        Traceback (most recent call last):
+        ...
+        uld_torchrl.errors.InputError: the environment gym/antigravity:Env-v0 would import the module ...
+    """
+    module, colon, _ = canonical_id(env_id).removeprefix("gym/").rpartition(":")
+    if colon and module not in sys.modules:
+        raise InputError(
+            f"the environment {env_id} would import the module {module!r}, which a file alone must not do: "
+            f"if you trust it, {instead}."
+        )
+    return env_id
 
 
 def registered_spec(env_id: str) -> EnvSpec | None:
@@ -162,7 +190,7 @@ def _import_namespace(name: str) -> str:
         return name
     try:
         importlib.import_module(module)
-    except ImportError as error:
+    except (ImportError, TypeError, ValueError) as error:  # the latter of names such as ".a" and ""
         raise InputError(f"gym/{name}: module {module!r} cannot be imported: {error}.") from error
     return registered
 

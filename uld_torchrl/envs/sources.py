@@ -33,10 +33,11 @@ EnvLike: TypeAlias = str | gymnasium.Env | VectorEnv | Callable[[], gymnasium.En
 
 @dataclass(frozen=True)
 class Source:
-    """Makers of the lanes; and the name, if it is known before the first is made."""
+    """Makers of the lanes; the name, if it is known before the first is made; whether they give objects."""
 
     makers: Sequence[Maker]
     name: str | None = None
+    given: bool = False
 
 
 def env_name(env: EnvLike) -> str:
@@ -179,7 +180,8 @@ def find_source(
         return Source([stacking(maker_of(make), pixels) for make in env.env_fns])  # type: ignore[union-attr]
     if isinstance(env, gymnasium.Env):
         copies = [deep_copy(env) for _ in range((num_envs or 1) - 1)]
-        return Source([stacking(partial(_same, each), pixels) for each in (env, *copies)], custom_name(env))
+        makers = [stacking(partial(_same, each), pixels) for each in (env, *copies)]
+        return Source(makers, custom_name(env), given=True)
     return Source([stacking(maker_of(env), pixels)] * (num_envs or 1))
 
 

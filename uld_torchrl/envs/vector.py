@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 
-from uld_torchrl.envs.faults import as_float32, check_rewards, drawing, misbehaved, raised
-from uld_torchrl.envs.lanes import AgentVectorEnv, StepResult, check_drawable, custom_name
+from uld_torchrl.envs.checks import check_drawable
+from uld_torchrl.envs.faults import Where, as_float32, check_rewards, drawing, misbehaved, raised
+from uld_torchrl.envs.lanes import AgentVectorEnv, StepResult, custom_name
 from uld_torchrl.envs.spaces import TaskSpaces, action_writer, is_image, observation_reader, task_of
 from uld_torchrl.errors import EnvironmentFault, InputError
 
@@ -56,8 +57,8 @@ class UserVectorEnv(AgentVectorEnv):
         """The user's environment."""
         return (self._user,)
 
-    def _where(self, lane: int) -> str:
-        return f"{self.name}, lane {lane}"
+    def _where(self, lane: int | None = None) -> Where:
+        return Where(self.name, lane)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -121,9 +122,10 @@ class UserVectorEnv(AgentVectorEnv):
         except InputError:
             raise
         except Exception as error:
-            raise raised(self.name, call, error) from error
+            raise raised(self._where(), call, error) from error
         if not isinstance(result, tuple) or len(result) != length:
-            raise misbehaved(self.name, call, f"a tuple of {length} values is needed, got {result!r:.100}.")
+            what = f"a tuple of {length} values is needed, got {result!r:.100}."
+            raise misbehaved(self._where(), call, what)
         return result
 
     def _vectors(self, observations: Any, call: str) -> np.ndarray:
@@ -131,13 +133,13 @@ class UserVectorEnv(AgentVectorEnv):
             return self._read(observations, (self.num_envs,)).copy()  # the environment may reuse its array
         except InputError as error:
             what = f"{error} It must fit observation_space at every step: changing shapes are not supported."
-            raise misbehaved(self.name, call, what) from error
+            raise misbehaved(self._where(), call, what) from error
 
     def _column(self, values: Any, name: str, kinds: str) -> np.ndarray:
         array = np.asarray(values)
         if array.shape != (self.num_envs,) or array.dtype.kind not in kinds:
             what = f"the {name} has the shape {array.shape} and dtype {array.dtype}; one for each of the "
-            raise misbehaved(self.name, "step()", f"{what}{self.num_envs} lanes is needed.")
+            raise misbehaved(self._where(), "step()", f"{what}{self.num_envs} lanes is needed.")
         return array
 
     def _with_final(self, last: np.ndarray, ended: np.ndarray, info: Any) -> np.ndarray:

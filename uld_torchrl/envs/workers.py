@@ -25,7 +25,9 @@ from typing import IO, Any
 import cloudpickle
 import numpy as np
 
-from uld_torchrl.envs.lanes import AgentVectorEnv, Lanes, Maker, StepResult, check_same_spaces, lane_seeds
+from uld_torchrl.envs.checks import check_remade, check_same_spaces
+from uld_torchrl.envs.faults import Where, not_made
+from uld_torchrl.envs.lanes import AgentVectorEnv, Lanes, Maker, StepResult, lane_seeds
 from uld_torchrl.envs.tapes import LaneState
 from uld_torchrl.errors import EnvironmentFault, InputError
 
@@ -48,8 +50,8 @@ class InWorker(Exception):
 class WorkerLanes(AgentVectorEnv):
     """Environments in worker processes, shared out as evenly as possible; otherwise the same as Lanes.
 
-    A worker that dies and an environment that raises become an EnvironmentFault here. Workers end with
-    :meth:`close`, when this is garbage-collected, and when this process ends.
+    A worker that dies and an environment that raises become an EnvironmentFault here, and :meth:`remake`
+    mends them. Workers end with :meth:`close`, when this is garbage-collected, and when this process ends.
 
     Args:
         makers: one for each lane.
@@ -72,10 +74,12 @@ class WorkerLanes(AgentVectorEnv):
     def __init__(self, makers: Sequence[Maker], name: str | None, workers: int, render: bool = False) -> None:
         shares = np.array_split(np.arange(len(makers)), workers)
         self._workers = [_Worker(name, slice(share[0], share[-1] + 1)) for share in shares]
-        self._stop = weakref.finalize(self, _stop, [worker.process for worker in self._workers])
+        self._stop = weakref.finalize(self, _stop, self._workers)
         try:
-            payloads = [_packed(makers[each.lanes], name, each.lanes.start, render) for each in self._workers]
-            about = [pickle.loads(made) for made in self._exchange([("make", each) for each in payloads])]
+            for each in self._workers:
+                each.payload = _packed(makers[each.lanes], name, each.lanes.start, render)
+            commands = [("make", each.payload) for each in self._workers]
+            about = [pickle.loads(made) for made in self._exchange(commands)]
             tasks = {
                 worker.lanes.start: task for worker, (_, task, _) in zip(self._workers, about, strict=True)
             }
@@ -122,10 +126,33 @@ class WorkerLanes(AgentVectorEnv):
         self._now, same = (np.concatenate(part) for part in zip(*parts, strict=True))
         return self._now.copy(), same
 
+    def remake(self, lanes: Sequence[int]) -> None:
+        """Make the environments of these lanes anew, start dead workers again; then reset all lanes."""
+        for worker in self._workers:
+            faulty = [lane for lane in lanes if worker.lanes.start <= lane < worker.lanes.stop]
+            if worker.is_dead:
+                self._start_again(worker)
+            elif faulty:
+                self._ask(worker, ("remake", faulty))
+
+    def _start_again(self, worker: _Worker) -> None:
+        _stop([worker])  # closes its pipes
+        try:
+            worker.start()
+            _, task, _ = pickle.loads(self._ask(worker, ("make", worker.payload)))
+            check_remade(self.task, task)
+        except Exception as error:
+            _stop([worker])
+            raise not_made(Where(self.name, worker.lanes.start), error) from error
+
     def draw(self) -> np.ndarray:
         """Draw the first lane, uint8 [height, width, 3]."""
-        commands: list[Any] = [None] * len(self._workers)
-        return self._exchange([("draw",), *commands[1:]])[0]
+        return self._ask(self._workers[0], ("draw",))
+
+    def _ask(self, asked: _Worker, command: tuple[Any, ...]) -> Any:
+        """Return the answer of one worker."""
+        answers = self._exchange([command if worker is asked else None for worker in self._workers])
+        return answers[self._workers.index(asked)]
 
     def _exchange(self, commands: Sequence[tuple[Any, ...] | None]) -> list[Any]:
         """Send each worker its command (None: no command) and return all answers."""
@@ -139,9 +166,9 @@ class WorkerLanes(AgentVectorEnv):
         except BaseException:
             self.close()  # an answer that nobody fetched would be taken for that to the next command
             raise
-        for answer in answers.values():
-            if isinstance(answer, _Failure):
-                raise answer.error from InWorker(answer.traceback)
+        failures = [answer for answer in answers.values() if isinstance(answer, _Failure)]
+        if failures:
+            raise _of_all(failures) from failures[0].cause
         return [answers.get(worker) for worker in self._workers]
 
     def close_extras(self, **_: Any) -> None:
@@ -150,10 +177,19 @@ class WorkerLanes(AgentVectorEnv):
 
 
 class _Failure:
-    """An error that the user is to see, and the traceback of the worker."""
+    """An error that the user is to see, and its cause: by default the traceback of the worker."""
 
-    def __init__(self, error: InputError) -> None:
-        self.error, self.traceback = error, "".join(traceback.format_exception(error))
+    def __init__(self, error: InputError, cause: Exception | None = None) -> None:
+        self.error = error
+        self.cause = cause or InWorker("".join(traceback.format_exception(error)))
+
+
+def _of_all(failures: Sequence[_Failure]) -> InputError:
+    """Return the first worker's error, with the faulty lanes of all."""
+    first = failures[0].error
+    if isinstance(first, EnvironmentFault):
+        first.lanes = tuple(lane for failure in failures for lane in getattr(failure.error, "lanes", ()))
+    return first
 
 
 class _Worker:
@@ -161,22 +197,29 @@ class _Worker:
 
     def __init__(self, name: str | None, lanes: slice) -> None:
         self.name, self.lanes = name, lanes
+        self.payload = b""
+        self.start()
+
+    def start(self) -> None:
+        """Start the process, in place of one that is dead."""
         paths = json.dumps([path for path in sys.path if isinstance(path, str)])
         command = [sys.executable, "-c", _START, paths]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
+    @property
+    def is_dead(self) -> bool:
+        return self.process.poll() is not None
+
     def send(self, command: tuple[Any, ...]) -> None:
-        try:
+        with suppress(OSError, ValueError):  # it is dead, as receive will find
             pickle.dump(command, self._pipe("stdin"), protocol=5)
             self._pipe("stdin").flush()
-        except (OSError, ValueError) as error:
-            raise self._dead() from error
 
     def receive(self) -> Any:
         try:
             return pickle.load(self._pipe("stdout"))
         except (EOFError, OSError, ValueError, pickle.UnpicklingError) as error:
-            raise self._dead() from error
+            return _Failure(self._dead(), error)
 
     def _pipe(self, name: str) -> IO[bytes]:
         pipe: IO[bytes] = getattr(self.process, name)
@@ -187,12 +230,15 @@ class _Worker:
             code: Any = self.process.wait(_PATIENCE)
         except subprocess.TimeoutExpired:
             code = "unknown"
+            self.process.kill()  # nothing that it says can be understood any more
+            self.process.wait()
         last = self.lanes.stop - 1
         which = f"lane {last}" if last == self.lanes.start else f"lanes {self.lanes.start} to {last}"
         return EnvironmentFault(
             f"{self.name or 'env'}, {which}: the worker process is gone (exit code {code}; a negative one is "
             "the signal that killed it). Look for its own message above, run with env_workers=0 to see where "
-            "it happens, and check that memory suffices."
+            "it happens, and check that memory suffices.",
+            range(self.lanes.start, self.lanes.stop),
         )
 
 
@@ -206,7 +252,8 @@ def _packed(*parts: Any) -> bytes:
         ) from error
 
 
-def _stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+def _stop(workers: Sequence[_Worker]) -> None:
+    processes = [worker.process for worker in workers]
     for process in processes:
         for pipe in (process.stdin, process.stdout):
             with suppress(OSError):  # what was not sent yet no longer can be
@@ -282,6 +329,9 @@ class _Server:
 
     def restore(self, states: list[LaneState]) -> tuple[np.ndarray, np.ndarray]:
         return self._made.restore(states)
+
+    def remake(self, lanes: list[int]) -> None:
+        self._made.remake(lanes)
 
     def draw(self) -> np.ndarray:
         return self._made.draw()

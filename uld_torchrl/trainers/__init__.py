@@ -4,13 +4,15 @@ from uld_torchrl.trainers.adapter import TorchRLTrainer
 from uld_torchrl.trainers.agent import Agent
 from uld_torchrl.trainers.callbacks import Callback
 from uld_torchrl.trainers.evaluation import Evaluation, evaluate
+from uld_torchrl.trainers.files import NotWritten
 from uld_torchrl.trainers.guards import Guards
 from uld_torchrl.trainers.playback import evaluate_run, load
 from uld_torchrl.trainers.run import train
 from uld_torchrl.trainers.run_dir import RunDir, open_run
 from uld_torchrl.trainers.stepper import ULDOptimizationStepper
-from uld_torchrl.trainers.stopping import Interrupted
+from uld_torchrl.trainers.stopping import Interrupted, OutOfTime
 from uld_torchrl.trainers.trainer import TrainResult, ULDTrainer
+from uld_torchrl.trainers.watchdog import Watchdog
 
 __all__ = [
     "Agent",
@@ -18,11 +20,14 @@ __all__ = [
     "Evaluation",
     "Guards",
     "Interrupted",
+    "NotWritten",
+    "OutOfTime",
     "RunDir",
     "TorchRLTrainer",
     "TrainResult",
     "ULDOptimizationStepper",
     "ULDTrainer",
+    "Watchdog",
     "evaluate",
     "evaluate_run",
     "load",

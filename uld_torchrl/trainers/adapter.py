@@ -19,6 +19,7 @@ from uld_torchrl.data import WindowReplayBuffer
 from uld_torchrl.errors import InputError
 from uld_torchrl.objectives import ULDLoss
 from uld_torchrl.trainers.stepper import ULDOptimizationStepper
+from uld_torchrl.trainers.watchdog import Watchdog
 
 
 class TorchRLTrainer(Trainer):
@@ -42,6 +43,7 @@ class TorchRLTrainer(Trainer):
             is num_envs) and ``init_random_frames``.
         total_frames: agent steps of the whole run.
         config: learning rates, batch size, schedule, period.
+        watchdog: what happens with a loss, gradient or batch that is not finite; default: an error.
         history: values kept of each metric; all of them reach the logger.
         **trainer_options: of the ``Trainer``, such as ``logger``, ``log_interval``, ``checkpoint``,
             ``save_trainer_file``, ``progress_bar``.
@@ -79,11 +81,12 @@ class TorchRLTrainer(Trainer):
         *,
         total_frames: int,
         config: OptimConfig | None = None,
+        watchdog: Watchdog | None = None,
         history: int = 1000,
         **trainer_options: Any,
     ) -> None:
         _check_collector(collector)
-        stepper = ULDOptimizationStepper(loss_module, replay_buffer, config)
+        stepper = ULDOptimizationStepper(loss_module, replay_buffer, config, watchdog)
         options = {"frame_skip": 1, "optim_steps_per_batch": 1, **trainer_options}
         super().__init__(
             collector=collector,

@@ -1,14 +1,14 @@
 """Agent: the networks, the loss and the acting policy of one task, saved as JSON and safetensors.
 
-Nothing is pickled: ``config.json`` says what to build, ``model.safetensors`` holds the weights.
-Training state (optimisers, replay) is in checkpoints, not here.
+Nothing is pickled: ``config.json`` says what to build, ``model.safetensors`` holds the weights. What is read
+is checked before anything of its size is made. Training state (optimisers, replay) is in checkpoints.
 """
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,8 +17,8 @@ from typing import Any
 import gymnasium
 import torch
 from gymnasium.spaces import Discrete
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from tensordict import TensorDict
 from tensordict.nn import TensorDictSequential
 from torch import Tensor
@@ -37,14 +37,17 @@ from uld_torchrl.envs import (
     task_to_json,
     vector_length,
 )
-from uld_torchrl.envs.spaces import check_spaces
+from uld_torchrl.envs.spaces import MAX_LENGTH, check_spaces
 from uld_torchrl.errors import InputError
 from uld_torchrl.modules import make_networks, make_policy
 from uld_torchrl.objectives import PeriodicHardUpdate, ULDLoss, make_loss
 from uld_torchrl.objectives.networks import NETWORKS
-from uld_torchrl.trainers.files import replace_text
+from uld_torchrl.trainers.files import replace_text, replaced
+from uld_torchrl.untrusted import brief, open_plain, read_json, unreadable
 
 FORMAT = 2
+_HEADER_LIMIT = 2**20
+_FLOATS = ("F64", "F32", "F16", "BF16")
 
 
 @dataclass
@@ -82,13 +85,17 @@ class Agent:
     ) -> Agent:
         """Make a new agent for a task's own spaces; parameters come from torch's global generator.
 
+        On the device "meta" its tensors have shapes only, and take no memory.
+
         Raises:
             InputError: a space of an unsupported kind.
         """
         check_spaces(spaces, env_id)
         config = config or AgentConfig()
-        action_spec = _action_spec(spaces.action)
-        networks = make_networks(_observation_spec(spaces), action_spec, config.model, loss=config.loss)
+        observation_spec, action_spec = _observation_spec(spaces), _action_spec(spaces.action)
+        shapes_only = torch.device(device).type == "meta"
+        with torch.device("meta") if shapes_only else nullcontext():
+            networks = make_networks(observation_spec, action_spec, config.model, loss=config.loss)
         for module in networks.modules():
             module.to(device)
         loss = make_loss(networks, action_spec, config)
@@ -181,44 +188,71 @@ class Agent:
             "reward_scale": self.loss.reward_scale.item(),
         }
         tensors = {key: value.contiguous().cpu() for key, value in self._tensors().items()}
-        aside = folder / ".model.safetensors.new"
-        save_file(tensors, aside)
-        os.replace(aside, folder / "model.safetensors")
+        with replaced(folder / "model.safetensors") as aside:
+            save_file(tensors, aside)
         replace_text(folder / "config.json", json.dumps(about, indent=2) + "\n")
 
     @classmethod
     def load(cls, folder: Path, device: torch.device | str = "cpu") -> Agent:
         """Read an agent that :meth:`save` wrote; the target networks begin as copies.
 
+        Names, types and shapes in the file of weights are compared with the description before an agent of
+        that size is made.
+
         Raises:
-            InputError: a file is missing, damaged, or of another version.
+            InputError: a file is missing, damaged, of another version, or no plain file.
         """
-        about = _read_json(folder / "config.json")
+        path, weights = folder / "config.json", folder / "model.safetensors"
+        about = _read_description(path)
         try:
             spaces, config = task_from_json(about), from_dict(about["config"])
-            agent = cls.build(str(about["env_id"]), spaces, config, device)
+            parts = (_name(about["env_id"]), spaces, _checked_images(config))
             # 1 where an earlier version saved: its values keep the unit that they were trained in.
-            agent.loss.reward_scale.fill_(_scale(about.get("reward_scale", 1.0)))
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            reason = f"{type(error).__name__}: {error}".splitlines()[0]
-            raise InputError(f"{folder / 'config.json'} is not a model description ({reason}).") from error
-        agent._load_tensors(folder / "model.safetensors")
+            scale = _scale(about.get("reward_scale", 1.0))
+            wanted = cls.build(*parts, device="meta")._tensors()
+        except (KeyError, TypeError, ValueError, RuntimeError, OverflowError) as error:
+            reason = brief(f"{type(error).__name__}: {error}")
+            raise InputError(
+                f"{path} is not a model description ({reason}). Put an undamaged copy there."
+            ) from error
+        _check_header(weights, wanted)
+        agent = cls.build(*parts, device=device)
+        agent.loss.reward_scale.fill_(scale)
+        agent._load_tensors(weights)
         PeriodicHardUpdate(agent.loss).copy_()
         return agent
 
     def _load_tensors(self, path: Path) -> None:
-        try:
-            stored = load_file(path)
-        except (OSError, SafetensorError) as error:
-            raise InputError(f"{path} cannot be read: {error}.") from error
         own = self._tensors()
-        _check_tensors(path, stored, own)
-        for key, value in stored.items():
-            own[key].copy_(value)
+        try:
+            with safe_open(path, framework="pt") as file:
+                for key, value in own.items():
+                    value.copy_(file.get_tensor(key))
+        except (OSError, SafetensorError) as error:
+            raise unreadable(path, brief(error)) from error
+        broken = [key for key, value in own.items() if not value.isfinite().all()]
+        if broken:
+            raise unreadable(path, f"{broken[0]} holds NaN or infinity")
+
+
+def _name(value: Any) -> str:
+    if not (isinstance(value, str) and 0 < len(value) <= 200 and value.isprintable()):
+        raise ValueError(f"env_id {value!r}")
+    return value
+
+
+def _checked_images(config: AgentConfig) -> AgentConfig:
+    """Refuse frames of a size that no description of a model can have, see ``space_json``."""
+    for images in (config.pixels, config.atari):
+        size = images.frame_size**2 * images.frame_stack * (1 if images.grayscale else 3)
+        if size > MAX_LENGTH:
+            raise ValueError(f"images of {size} numbers")
+    return config
 
 
 def _scale(value: Any) -> float:
-    if not (isinstance(value, (int, float)) and 0 < value < float("inf")):
+    largest = torch.finfo(torch.float32).max
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= largest:
         raise ValueError(f"reward_scale {value!r}")
     return float(value)
 
@@ -250,18 +284,28 @@ def _action_spec(space: gymnasium.Space[Any]) -> TensorSpec:
     return Bounded(-1, 1, (vector_length(space),), dtype=torch.float32)
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read: {error}.") from error
-    if not isinstance(data, dict) or data.get("format") != FORMAT:
+def _read_description(path: Path) -> dict[str, Any]:
+    data = read_json(path)
+    if not isinstance(data, dict) or type(data.get("format")) is not int or data["format"] != FORMAT:
         raise InputError(f"{path} is not a file of format {FORMAT} that this version reads.")
     return data
 
 
-def _check_tensors(path: Path, stored: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
-    wrong = sorted(set(stored) ^ set(own))
-    wrong += [key for key in own.keys() & stored.keys() if own[key].shape != stored[key].shape]
-    if wrong:
-        raise InputError(f"{path} does not fit its config.json: {', '.join(wrong[:3])} differ.")
+def _check_header(path: Path, own: Mapping[str, Tensor]) -> None:
+    """Compare what a file of weights says it holds with what is wanted; the weights stay on the disk."""
+    with open_plain(path) as file:
+        size = int.from_bytes(file.read(8), "little")
+    if size > _HEADER_LIMIT:
+        raise unreadable(path, f"its header is said to have {size} bytes")
+    try:
+        with safe_open(path, framework="pt") as file:
+            parts = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118 (no mapping)
+            shapes = {key: tuple(part.get_shape()) for key, part in parts.items()}
+            kinds = {key: part.get_dtype() for key, part in parts.items()}
+    except (OSError, SafetensorError) as error:
+        raise unreadable(path, brief(error)) from error
+    wrong = [key for key in own.keys() & shapes.keys() if own[key].shape != shapes[key]]
+    wrong += [key for key, kind in kinds.items() if kind not in _FLOATS]
+    if wrong := sorted({*wrong, *(shapes.keys() ^ own.keys())}):
+        names = brief(", ".join(map(repr, wrong[:3])))
+        raise InputError(f"{path} does not fit its config.json: {names} differ. Put both of one save there.")

@@ -5,6 +5,7 @@ What is called is made elsewhere (``uld_torchrl.diagnostics``, or by the user); 
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -17,6 +18,8 @@ from uld_torchrl.errors import InputError
 
 if TYPE_CHECKING:
     from uld_torchrl.trainers.trainer import ULDTrainer
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,11 @@ class Callback(ABC):
 
     @abstractmethod
     def __call__(self, trainer: ULDTrainer) -> None:
-        """Look at the run, which stands at ``trainer.step``."""
+        """Look at the run, which stands at ``trainer.step``.
+
+        Raises:
+            Exception: anything; the run is saved and ends with it.
+        """
 
 
 def checked_callbacks(callbacks: Any) -> tuple[Callback, ...]:
@@ -86,6 +93,34 @@ def checked_callbacks(callbacks: Any) -> tuple[Callback, ...]:
             "Give a list of them, such as [AuditEvery(1000)]; of one of your own, derive from Callback."
         )
     return given
+
+
+def call_between_steps(callback: Callback, trainer: ULDTrainer) -> None:
+    """Call and put back random states; what the call raises goes on as it is, after the run has been saved.
+
+    Between two steps the state of a run is whole. That it was saved goes to the log.
+    """
+    try:
+        with same_random_state():
+            callback(trainer)
+    except Exception as error:
+        _save_despite(error, callback, trainer)
+        raise
+
+
+def _save_despite(error: Exception, callback: Callback, trainer: ULDTrainer) -> None:
+    raised = f"callback {type(callback).__name__} raised {type(error).__name__}"
+    try:
+        trainer.save()
+    except Exception as other:  # such as a full disk; it must not hide the first one
+        _LOG.error("%s, and saving failed too (%s: %s)", raised, type(other).__name__, other)
+    else:
+        _LOG.error(
+            "%s; step %d is saved in %s: the same again goes on from there",
+            raised,
+            trainer.step,
+            trainer.run.path,
+        )
 
 
 @contextmanager

@@ -1,9 +1,9 @@
 """Checkpoints of a run, ``checkpoints/step-<steps>/`` and the link ``latest``: no pickle, whole or not there.
 
 A checkpoint is written aside, with the checksums of its files, flushed to the disk, and only then renamed;
-older ones go after that (TorchRL's own rotation renames before there could be checksums). Reading takes the
-newest whole one. The format of the parts is that of ``torchrl.checkpoint``; what is saved is decided by the
-trainer.
+older ones go after that (TorchRL's own rotation renames before there could be checksums). Whatever begins
+with a dot is unfinished. Reading takes the newest whole one. The format of the parts is that of
+``torchrl.checkpoint``; what is saved is decided by the trainer.
 """
 
 from __future__ import annotations
@@ -13,17 +13,75 @@ import json
 import logging
 import os
 import shutil
+import time
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
 from torchrl.checkpoint import Checkpoint, StateDictCheckpointAdapter
 
 from uld_torchrl.errors import InputError
+from uld_torchrl.trainers.files import flush, remove, reserve, writing
+from uld_torchrl.trainers.manifests import check_checkpoint
+from uld_torchrl.untrusted import brief, read_json
 
 _CHECKSUMS = "checksums.json"
 _PREFIX = "step-"
+_DESCRIPTION = 4096  # bytes, generously: of what is written about eight tensors
 _LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A checkpoint that was written: its step, its size, and how long that took.
+
+    Example:
+        >>> str(Saved(5000, 41_200_000, 0.18))
+        'checkpoint at step 5000: 41.2 MB in 0.18 s'
+    """
+
+    step: int
+    size: int
+    seconds: float
+
+    def __str__(self) -> str:
+        return f"checkpoint at step {self.step}: {self.size / 1e6:.1f} MB in {self.seconds:.2f} s"
+
+
+class _StateDictAdapter(StateDictCheckpointAdapter):
+    """TorchRL's, that first makes sure of the room on the disk of ``folder``: it writes to mapped files."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self._folder = folder
+
+    def save(self, component: Any, path: Path, *, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        state = component.state_dict(*args, **kwargs)
+        sizes = list(_sizes(state))
+        reserve(self._folder, [*sizes, *[_DESCRIPTION] * (len(sizes) // 8 + 2)])
+        return super().save(_Taken(state), path, args=(), kwargs={})
+
+
+@dataclass(frozen=True)
+class _Taken:
+    state: Any
+
+    def state_dict(self) -> Any:
+        return self.state
+
+
+def _sizes(state: Any) -> Iterator[int]:
+    """Give the bytes of all tensors in a state."""
+    if isinstance(state, Tensor):
+        yield state.nbytes
+    elif isinstance(state, Mapping):
+        for value in state.values():
+            yield from _sizes(value)
+    elif isinstance(state, (list, tuple)):
+        for value in state:
+            yield from _sizes(value)
 
 
 class RunCheckpoints:
@@ -37,39 +95,69 @@ class RunCheckpoints:
 
     def __init__(self, folder: Path, components: Mapping[str, Any], keep: int = 2) -> None:
         self.folder, self.keep = folder, keep
+        self._damaged: set[Path] = set()
         self._checkpoint = Checkpoint()
         for name, component in components.items():
-            self._checkpoint.register(name, component, adapter=StateDictCheckpointAdapter())
+            self._checkpoint.register(name, component, adapter=_StateDictAdapter(folder))
 
-    def save(self, step: int) -> None:
-        """Write a checkpoint of ``step`` and drop the oldest beyond ``keep``.
+    def save(self, step: int) -> Saved:
+        """Write a checkpoint of ``step``, and drop damaged ones and the oldest beyond ``keep``.
 
         Raises:
             OSError: the disk is full, or the folder read-only; older checkpoints stay.
         """
-        path, aside = self.folder / f"{_PREFIX}{step:012d}", self.folder / ".writing"
-        self.folder.mkdir(parents=True, exist_ok=True)
-        for stale in (aside, self.folder / ".old"):
-            shutil.rmtree(stale, ignore_errors=True)
+        begin, path = time.perf_counter(), self.folder / f"{_PREFIX}{step:012d}"
+        with writing(path):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._clear()
+            size = self._write(path)
+            self._link(path)
+        self._rotate(path)
+        return Saved(step, size, time.perf_counter() - begin)
+
+    def _write(self, path: Path) -> int:
+        """Write aside and rename; return the bytes."""
+        aside = self.folder / ".writing"  # TorchRL puts its own unfinished folder beside the one it is given
         try:
-            self._checkpoint.save(aside)
-            _seal(aside)
-        except BaseException:
+            self._checkpoint.save(aside / path.name)
+            size = _seal(aside / path.name)
+            if path.exists():  # of this very step: a damaged one, or from before it was evaluated
+                os.replace(path, self._hidden(path))
+            os.replace(aside / path.name, path)
+            flush(self.folder)
+        finally:
             shutil.rmtree(aside, ignore_errors=True)
-            raise
-        if path.exists():  # a damaged one, of the step that this run has now reached again
-            os.replace(path, self.folder / ".old")
-        os.replace(aside, path)
-        _flush(self.folder)
-        self._link(path)
-        for old in (*self._saved()[: -self.keep], self.folder / ".old"):
-            shutil.rmtree(old, ignore_errors=True)
+        return size
 
     def _link(self, path: Path) -> None:
         aside = self.folder / ".latest"
-        aside.unlink(missing_ok=True)
         aside.symlink_to(path.name)
         os.replace(aside, self.folder / "latest")
+
+    def _rotate(self, written: Path) -> None:
+        # Of a later step, a run that did this one again has passed over them.
+        useless = {path for path in self._saved() if path in self._damaged or path.name > written.name}
+        useless.discard(written)
+        good = [path for path in self._saved() if path not in useless]
+        for path in (*useless, *good[: -self.keep]):
+            shutil.rmtree(path, ignore_errors=True)
+        self._damaged.clear()
+        self._clear()
+
+    def _clear(self) -> None:
+        """Delete what a killed process left unfinished, but for a checkpoint whose place is still empty."""
+        for path in self._saved(hidden=True):
+            if not (self.folder / path.name[1:]).exists():
+                os.replace(path, self.folder / path.name[1:])
+        for path in self.folder.glob(".*"):
+            remove(path)
+
+    def _hidden(self, path: Path) -> Path:
+        return self.folder / f".{path.name}"
+
+    def newest(self) -> Path | None:
+        """Return the newest whole checkpoint."""
+        return next((path for path in reversed(self._saved()) if _damage(path) is None), None)
 
     def restore(self) -> Path | None:
         """Load the newest whole checkpoint into the components; None if there is no checkpoint.
@@ -79,12 +167,14 @@ class RunCheckpoints:
         Raises:
             InputError: none is whole, or it is of another program version; the message says what to do.
         """
+        self._clear()
         paths, problems = self._saved(), []
         for path in reversed(paths):
             problem = _damage(path)
             if problem is None:
                 self._load(path)
                 return path
+            self._damaged.add(path)
             problems.append(f"{path.name}: {problem}")
             _LOG.warning("checkpoint %s is damaged (%s); it is passed over", path, problem)
         if not problems:
@@ -95,6 +185,7 @@ class RunCheckpoints:
         )
 
     def _load(self, path: Path) -> None:
+        check_checkpoint(path)
         try:
             self._checkpoint.load(path)
         except Exception as error:  # whatever does not fit, told to the user in one line
@@ -104,36 +195,28 @@ class RunCheckpoints:
                 f"{reason}): use --fresh for a new run."
             ) from error
 
-    def _saved(self) -> list[Path]:
-        """Return all checkpoints, damaged ones too, oldest first."""
-        if not self.folder.is_dir():
-            return []
-        found = [path for path in self.folder.iterdir() if path.name.startswith(_PREFIX)]
-        return sorted(found, key=lambda path: path.name)
+    def _saved(self, *, hidden: bool = False) -> list[Path]:
+        """Return all checkpoints, damaged ones too, oldest first; or those that were to be replaced."""
+        return sorted(self.folder.glob(f".{_PREFIX}*" if hidden else f"{_PREFIX}*"))
 
 
-def _seal(path: Path) -> None:
-    """Write the checksums of a checkpoint's files, and flush everything to the disk."""
+def _seal(path: Path) -> int:
+    """Write the checksums of a checkpoint's files, and flush everything to the disk; return the bytes."""
     checksums = {name: _digest(path / name) for name in _files(path)}
     (path / _CHECKSUMS).write_text(json.dumps(checksums, indent=1), encoding="utf-8")
+    size = 0
     for folder, _, names in os.walk(path):
-        for name in names:
-            _flush(Path(folder, name))
-        _flush(Path(folder))
+        for file in (Path(folder, name) for name in names):
+            flush(file)
+            size += file.stat().st_size
+        flush(Path(folder))
+    return size
 
 
 def _files(path: Path) -> Iterator[str]:
     for file in sorted(path.rglob("*")):
         if file.is_symlink() or (file.is_file() and file.name != _CHECKSUMS):
             yield file.relative_to(path).as_posix()
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _digest(file: Path) -> str:
@@ -149,11 +232,11 @@ def _digest(file: Path) -> str:
 def _damage(path: Path) -> str | None:
     """Compare every file with its checksum (a cut file would end the process when it is mapped)."""
     try:
-        expected = json.loads((path / _CHECKSUMS).read_text(encoding="utf-8"))
+        expected = read_json(path / _CHECKSUMS)
         found = {name: _digest(path / name) for name in _files(path)}
         if not isinstance(expected, dict):
             return f"{_CHECKSUMS} holds no table"
     except (OSError, ValueError) as error:
         return f"{type(error).__name__}: {error}"
     changed = sorted(name for name in {*expected, *found} if expected.get(name) != found.get(name))
-    return f"{changed[0]} is missing or changed" if changed else None
+    return f"{brief(changed[0])} is missing or changed" if changed else None

@@ -7,7 +7,7 @@ happens to lanes that cannot be brought back.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,8 @@ from tensordict import TensorDictBase
 from torchrl.envs import EnvBase
 
 from uld_torchrl.data import WindowReplayBuffer
-from uld_torchrl.envs import LaneState, lane_states, restore_lanes
+from uld_torchrl.envs import LaneState, lane_states, restart_lanes, restore_lanes
+from uld_torchrl.errors import EnvironmentFault
 
 _LOG = logging.getLogger(__name__)
 _LOST = (
@@ -82,10 +83,16 @@ class OpenEpisodes:
     def state_dict(self) -> dict[str, Any]:
         """Return the episodes as tensors and plain values; ``lanes`` is None if they cannot come back."""
         return {
-            "lanes": None if self.stepping else saved_lanes(self._env),
+            "lanes": None if self.stepping else self._saved_lanes(),
             "returns": self._returns,
             "finished": self.finished,
         }
+
+    def _saved_lanes(self) -> list[dict[str, Any]] | None:
+        try:
+            return saved_lanes(self._env)
+        except EnvironmentFault:  # a worker has died since the last step; the next one will say so
+            return None
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Note what :meth:`state_dict` gave, for :meth:`begin`."""
@@ -111,6 +118,26 @@ class OpenEpisodes:
             _LOG.warning(_LOST, lane)
         buffer.mark_newest_truncated(~same)
         self._returns[~same.to(self._returns.device)] = 0.0
+        return td
+
+    def restart(self, seed: int, lanes: Sequence[int], buffer: WindowReplayBuffer) -> TensorDictBase:
+        """Cut all episodes where they were before the vector step that failed, and begin new ones.
+
+        Args:
+            seed: of the new episodes.
+            lanes: whose environments are made anew, see :func:`~uld_torchrl.envs.restart_lanes`.
+            buffer: in which the newest record of every lane is marked as truncated.
+
+        Returns:
+            What to act on, [num_envs].
+
+        Raises:
+            EnvironmentFault: an environment failed again; nothing is marked then.
+        """
+        td = restart_lanes(self._env, seed, lanes)
+        buffer.mark_newest_truncated()
+        self._returns.zero_()
+        self.stepping = False
         return td
 
     def count(self, result: TensorDictBase) -> int:

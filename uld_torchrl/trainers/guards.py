@@ -29,7 +29,7 @@ class Guards:
     on_nonfinite: OnNonFinite = "stop"
     """After a loss or gradient that is not finite: 'stop', or 'skip' that update."""
     env_restarts: int = 3
-    """How often environments that raise, misbehave or die are begun anew before the run stops."""
+    """How often a session begins environments that raise, misbehave or die anew before the run stops."""
     time_limit: float | None = None
     """Seconds of this session after which the run saves and stops; None: no limit."""
 

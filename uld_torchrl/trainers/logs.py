@@ -9,6 +9,8 @@ from __future__ import annotations
 import csv
 import importlib
 import io
+import os
+import re
 import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,11 +21,13 @@ from torchrl.record.loggers.tensorboard import TensorboardLogger
 from torchrl.record.loggers.wandb import WandbLogger
 
 from uld_torchrl.errors import InputError, one_of
-from uld_torchrl.trainers.files import replace_text
+from uld_torchrl.trainers.files import flush, replace_text, writing
 from uld_torchrl.trainers.run_dir import RunDir
+from uld_torchrl.untrusted import brief, read_text, unreadable
 
 LogTarget = Literal["tensorboard", "wandb"]
 Row = Mapping[str, float | int | None]
+_LARGEST = 2**30
 
 METRICS = {
     "step": "agent steps stored so far",
@@ -31,6 +35,8 @@ METRICS = {
     "episode_return": "mean undiscounted return of the training episodes finished since the last row; "
     "empty if none",
     "updates": "updates done so far",
+    "skipped_updates": "updates left out so far because a loss, gradient or batch was not finite, each "
+    "encoder update of a burst counted; zero unless the run has `--on-nonfinite skip`",
     "loss_encoder": "encoder loss (mean of the last burst of encoder updates)",
     "dynamics_error": "its dynamics part: squared error of the predicted embeddings, summed over the horizon",
     "reward_error": "its reward part: two-hot cross-entropy, summed over the horizon, before its weight",
@@ -62,6 +68,8 @@ TIMING = {
     "step": "agent steps stored so far",
     "seconds": "wall-clock seconds since the start, over all sessions of the run",
     "steps_per_second": "agent steps per second since the last row, evaluation included",
+    "checkpoint_seconds": "seconds that the checkpoints since the last row took; empty if there was none",
+    "checkpoint_megabytes": "size of the last of these",
 }
 """Columns of timing.csv and what they mean."""
 
@@ -90,32 +98,81 @@ class CsvLog:
         text = io.StringIO(newline="")
         writer = csv.DictWriter(text, self.columns)
         writer.writeheader()
+        if unknown := [name for name in (rows or [{}])[0] if name not in self.columns]:
+            raise InputError(
+                f"{path} has columns that this version does not write ({brief(', '.join(unknown))}): move it "
+                "away to go on, or use --fresh for a new run."
+            )
         writer.writerows(row for row in rows if int(row["step"]) <= (keep_until or 0))
         replace_text(path, text.getvalue())
 
     def append(self, row: Row) -> None:
         """Add one row; a missing or None value leaves its cell empty."""
-        with self.path.open("a", newline="", encoding="utf-8") as file:
+        with writing(self.path), self.path.open("a", newline="", encoding="utf-8") as file:
             csv.DictWriter(file, self.columns, restval="").writerow(row)
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
-    """Return the whole rows of a CSV file; none if there is no such file."""
-    if not path.exists():
-        return []
-    with path.open(newline="", encoding="utf-8") as file:
-        return [row for row in csv.DictReader(file) if _is_whole(row)]
+    """Return the whole rows of a CSV file, which have a step; none if there is no such file.
+
+    Raises:
+        InputError: it is no regular file of text, or no table.
+    """
+    return _read(path)[1]
 
 
-def _is_whole(row: Mapping[str, str | None]) -> bool:
-    # A crash may have cut the last row.
-    return None not in row.values() and str(row.get("step")).isdigit()
+def _read(path: Path) -> tuple[list[str], list[dict[str, str]]]:
+    """Return the columns of a CSV file and its whole rows."""
+    if not os.path.lexists(path):
+        return [], []
+    table = csv.DictReader(io.StringIO(read_text(path, _LARGEST), newline=""))
+    try:
+        rows = [row for row in table if _is_whole(row)]
+    except csv.Error as error:
+        raise unreadable(path, f"it is no table ({error})") from error
+    return list(table.fieldnames or []), rows
 
 
-def forget_after(run: RunDir, step: int) -> None:
+def _is_whole(row: Mapping[str | None, str | None]) -> bool:
+    # A crash may have cut the last row. Cells beyond the columns stand under None.
+    step = str(row.get("step"))
+    return None not in row and None not in row.values() and step.isdecimal() and len(step) < 19
+
+
+def read_numbers(path: Path, columns: Sequence[str]) -> list[list[float]]:
+    """Return those columns of a CSV file as numbers, one list a row.
+
+    Raises:
+        InputError: see :func:`read_rows`; or a column is missing, or a cell holds something else.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "log.csv"
+        >>> CsvLog(path, ["step", "x"]).append({"step": 1, "x": 0.5})
+        >>> read_numbers(path, ["x", "step"])
+        [[0.5, 1.0]]
+    """
+    try:
+        return [[float(row[name]) for name in columns] for row in read_rows(path)]
+    except KeyError as error:
+        raise unreadable(path, f"it has no column {error}") from error
+    except InputError:
+        raise
+    except ValueError as error:
+        raise unreadable(path, brief(error)) from error
+
+
+def flush_tables(run: RunDir) -> None:
+    """Wait until what was written so far is on the disk: a checkpoint takes it for granted."""
+    for path in (*run.path.glob("*.csv"), *run.audit_files().values()):
+        flush(path)
+
+
+def forget_after(run: RunDir, step: int, *, looked: bool = True) -> None:
     """Drop audits, and rows of every CSV file, of steps that the run will do again.
 
-    Also of those tables that this session will not write.
+    Also of those tables that this session will not write. If the run has not ``looked`` at itself at this
+    step, only training metrics and times are kept of it.
 
     Example:
         >>> import tempfile
@@ -125,14 +182,14 @@ def forget_after(run: RunDir, step: int) -> None:
         >>> read_rows(run.path / "probes.csv")
         []
     """
+    seen = step if looked else step - 1
     for done, export in run.audit_files().items():
-        if done > step:
+        if done > seen:
             export.unlink()
     for path in run.path.glob("*.csv"):
-        with path.open(newline="", encoding="utf-8") as file:
-            columns = next(csv.reader(file), [])
+        columns, _ = _read(path)
         if columns[:1] == ["step"]:
-            CsvLog(path, columns, keep_until=step)
+            CsvLog(path, columns, keep_until=step if path in (run.metrics, run.timing) else seen)
 
 
 class RunLog:
@@ -156,6 +213,7 @@ class RunLog:
         self, run: RunDir, *, keep_until: int | None = None, log_to: Sequence[LogTarget] = ()
     ) -> None:
         wanted = [log_to] if isinstance(log_to, str) else dict.fromkeys(log_to)
+        read_numbers(run.evaluations, list(EVALUATION))  # refused now rather than in the end
         self._targets = [_target(name, run, keep_until) for name in wanted]
         paths = {"train": run.metrics, "eval": run.evaluations, "time": run.timing}
         self._files = {
@@ -206,10 +264,13 @@ def _wandb(run: RunDir, keep_until: int | None) -> Logger:
     folder = run.path / "wandb"
     folder.mkdir(exist_ok=True)
     known = folder / "id.txt"  # so that a repeated command goes on in the same W&B run
-    if not known.exists():
+    if not os.path.lexists(known):
         replace_text(known, secrets.token_hex(8))
+    session = read_text(known, 1000).strip()
+    if not re.fullmatch("[A-Za-z0-9_-]{1,128}", session):  # W&B makes names of files of it
+        raise unreadable(known, f"it holds no W&B id, but {brief(repr(session), 50)}")
     name = "/".join(run.path.parts[-4:])
-    return WandbLogger(name, project="uld-torchrl", save_dir=run.path, id=known.read_text(encoding="utf-8"))
+    return WandbLogger(name, project="uld-torchrl", save_dir=run.path, id=session)
 
 
 _MAKE: dict[str, Any] = {"tensorboard": _tensorboard, "wandb": _wandb}

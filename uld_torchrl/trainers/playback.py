@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from collections.abc import Iterator
@@ -16,10 +15,12 @@ import torch
 from torchrl.envs import EnvBase
 
 from uld_torchrl.envs import EnvLike, copy_env, make_env, render_frame, task_spaces
+from uld_torchrl.envs.registry import env_of_file
 from uld_torchrl.errors import InputError, check_seed
 from uld_torchrl.trainers.agent import Agent
 from uld_torchrl.trainers.evaluation import Evaluation, eval_epsilon, eval_images, evaluate, make_eval_env
 from uld_torchrl.trainers.run_dir import RunDir
+from uld_torchrl.untrusted import check_links, read_json
 
 _LOG = logging.getLogger(__name__)
 FRAMES_PER_SECOND = 25
@@ -51,6 +52,7 @@ def load(path: Path | str, device: torch.device | str = "cpu") -> Agent:
         uld_torchrl.errors.InputError: runs/nowhere is not a run directory (it has no config.json).
     """
     folder = _model_folder(Path(path))
+    check_links(Path(path))
     agent = Agent.load(folder, device)
     if folder != Path(path):
         _warn_of_older_model(RunDir(Path(path)))
@@ -59,9 +61,9 @@ def load(path: Path | str, device: torch.device | str = "cpu") -> Agent:
 
 def _warn_of_older_model(run: RunDir) -> None:
     """Say so if the run has been extended since its model was saved, and has not finished again."""
-    with suppress(OSError, ValueError, KeyError, TypeError):  # the model is whole, the rest does not matter
-        saved = json.loads((run.model / "config.json").read_text(encoding="utf-8"))["step"]
-        wanted = json.loads(run.config.read_text(encoding="utf-8"))["config"]["run"]["total_steps"]
+    with suppress(ValueError, KeyError, TypeError):  # the model is whole, the rest does not matter
+        saved = int(read_json(run.model / "config.json")["step"])
+        wanted = int(read_json(run.config)["config"]["run"]["total_steps"])
         if saved < wanted:
             _LOG.warning("the model in %s is that of step %d; the run goes on to %d", run.path, saved, wanted)
 
@@ -80,7 +82,8 @@ def evaluate_run(
     Args:
         path: run directory.
         env: what to play; by default the environment of that name. One that was passed from Python has to
-            be passed here as well. For a video its render mode must be "rgb_array".
+            be passed here as well, and so has the name of one in a module ("module:Env-v0"), which a file
+            alone must not import. For a video its render mode must be "rgb_array".
         episodes: how many, played side by side.
         seed: of the environments.
         video: also write an mp4 of one episode, seeded the same, to ``<path>/videos``.
@@ -101,7 +104,7 @@ def evaluate_run(
         raise InputError(f"episodes must be an integer greater than zero, got {episodes!r}.")
     check_seed(seed)
     agent = load(path, device)
-    source = agent.env_id if env is None else env
+    source = env_of_file(agent.env_id, "pass env=, or --env at the command line") if env is None else env
     epsilon = eval_epsilon(agent.env_id, agent.config)
     with closing(make_eval_env(copy_env(source), episodes, device, agent.config)) as lanes:
         _check_fits(agent, lanes)

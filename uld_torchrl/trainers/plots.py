@@ -10,7 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from uld_torchrl.trainers.logs import read_rows
+from uld_torchrl.trainers.files import replaced
+from uld_torchrl.trainers.logs import read_numbers
 
 _COLOUR = "#0072B2"
 
@@ -37,13 +38,14 @@ def plot_learning_curve(evaluations: Sequence[Path], png: Path, title: str) -> N
     axes.set(title=title, xlabel="agent steps", ylabel="evaluation return", xlim=(0, None))
     axes.legend(frameon=False)
     axes.grid(alpha=0.3)
-    figure.savefig(png)
+    with replaced(png) as aside:
+        figure.savefig(aside, format="png")
 
 
 def _read(path: Path) -> np.ndarray:
     """Return step, mean and standard deviation, (3, evaluations)."""
     names = ("step", "episode_return_mean", "episode_return_std")
-    return np.array([[float(row[name]) for name in names] for row in read_rows(path)]).T
+    return np.array(read_numbers(path, names)).T
 
 
 def _one(axes: Axes, curve: np.ndarray) -> None:

@@ -61,6 +61,14 @@ class Progress:
         elif self.enabled and time.monotonic() - self.marks[-1][0] >= _LINE_EVERY_S:
             self._line()
 
+    def note(self, text: str) -> None:
+        """Show a line of its own, above the bar."""
+        if self.bar is not None:
+            self.bar.write(text, file=self.stream)
+        elif self.enabled:
+            self.stream.write(f"{text}\n")
+            self.stream.flush()
+
     def _line(self) -> None:
         (since, start), now = self.marks[0], time.monotonic()
         rate = (self.step - start) / max(now - since, 1e-9)

@@ -5,8 +5,9 @@ What the columns mean, and the files, is in ``logs``; when a row is due, is the 
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,11 @@ from tensordict import TensorDictBase
 from torchrl.envs import EnvBase
 
 from uld_torchrl.trainers.agent import Agent
+from uld_torchrl.trainers.checkpoints import Saved
 from uld_torchrl.trainers.evaluation import Evaluation, eval_epsilon, evaluate, stream_seed
 from uld_torchrl.trainers.logs import RunLog
 
+_LOG = logging.getLogger(__name__)
 _EVAL_ENV = 2  # purpose of the random stream derived from the run's seed
 _SHOWN = {
     "episode_return": "return",
@@ -40,6 +43,7 @@ class Reporter:
     def __init__(self, log: RunLog, agent: Agent, eval_env: EnvBase, seed: int, seconds: float) -> None:
         self._log, self._agent, self._eval_env, self._seed = log, agent, eval_env, seed
         self.seconds = seconds
+        self._checkpoints: list[Saved] = []
         self.begin(0)
 
     def begin(self, step: int) -> None:
@@ -52,7 +56,7 @@ class Reporter:
         """Write a row of metrics.csv and of timing.csv.
 
         Args:
-            counters: ``step``, ``episodes``, ``updates``.
+            counters: ``step``, ``episodes``, ``updates``, ``skipped_updates``.
             returns: of the episodes that ended since the last row.
             losses: metrics of the last update, None before the first.
 
@@ -72,13 +76,21 @@ class Reporter:
         elapsed = time.monotonic() - self._clock
         self.seconds += elapsed
         rate = (step - self._clock_step) / max(elapsed, 1e-9)
-        self._log.write(
-            "time", {"step": step, "seconds": round(self.seconds, 3), "steps_per_second": round(rate, 2)}
-        )
+        row = {"step": step, "seconds": round(self.seconds, 3), "steps_per_second": round(rate, 2)}
+        if self._checkpoints:
+            row["checkpoint_seconds"] = round(sum(saved.seconds for saved in self._checkpoints), 3)
+            row["checkpoint_megabytes"] = round(self._checkpoints[-1].size / 1e6, 3)
+            self._checkpoints = []
+        self._log.write("time", row)
         self.begin(step)
 
-    def evaluate(self, step: int) -> Evaluation:
-        """Play the episodes of an evaluation and write a row of eval.csv."""
+    def saved(self, saved: Saved) -> None:
+        """Tell of a checkpoint, and note it for the next row of timing.csv."""
+        _LOG.info("%s", saved)
+        self._checkpoints.append(saved)
+
+    def evaluate(self, step: int, on_step: Callable[..., None] | None = None) -> Evaluation:
+        """Play the episodes of an evaluation and write a row of eval.csv; ``on_step`` may cut it short."""
         config = self._agent.config
         result = evaluate(
             self._eval_env,
@@ -86,6 +98,7 @@ class Reporter:
             seed=stream_seed(self._seed, _EVAL_ENV, step),
             episodes=config.run.eval_episodes,
             epsilon=eval_epsilon(self._agent.env_id, config),
+            on_step=on_step,
         )
         row = {
             "step": step,

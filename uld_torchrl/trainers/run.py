@@ -76,6 +76,7 @@ def train(
     Raises:
         InputError: unusable settings, spaces or directory.
         EnvironmentFault: the environment misbehaved; what was done before is saved.
+        NonFinite: a loss, gradient or batch is not finite; the last checkpoint is kept.
         KeyboardInterrupt: after Ctrl-C; what was done is saved.
 
     Example:

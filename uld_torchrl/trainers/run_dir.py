@@ -1,8 +1,8 @@
 """Run directories: where a run lives, and when a repeated command may go on in it.
 
 ``<root>/<env>/<name>/seed<k>/`` with config.json, metrics.csv, eval.csv, timing.csv,
-environment.txt, checkpoints/, model/, videos/, curve.png. The same command again goes on; another
-configuration in the same directory is refused with the fields that differ.
+environment.txt, checkpoints/, model/, faults/, videos/, curve.png. The same command again goes on;
+another configuration in the same directory is refused with the fields that differ.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ import torch
 
 from uld_torchrl.config import AgentConfig, differences, from_dict, to_dict
 from uld_torchrl.errors import InputError, check_seed
-from uld_torchrl.trainers.files import replace_text
+from uld_torchrl.trainers.files import replace_text, writing
+from uld_torchrl.untrusted import brief, check_links, read_json
 
 try:
     import fcntl
@@ -72,7 +73,7 @@ class RunDir:
     def audit_files(self) -> dict[int, Path]:
         """Return the exports by step, in order."""
         names = {path.stem.removeprefix("step-"): path for path in self.audits.glob("step-*.npz")}
-        return {int(step): names[step] for step in sorted((n for n in names if n.isdigit()), key=int)}
+        return {int(step): names[step] for step in sorted((n for n in names if n.isdecimal()), key=int)}
 
     @property
     def replay(self) -> Path:
@@ -179,13 +180,15 @@ def _fresh_name(root: Path, env_id: str, name: str, seed: int) -> str:
 
 
 def _check_same(run: RunDir, started: dict[str, Any]) -> None:
+    check_links(run.path)
     try:
-        old = json.loads(run.config.read_text(encoding="utf-8"))
+        old = read_json(run.config)
         old["config"] = to_dict(from_dict(old["config"]))  # settings that came later, at their defaults
         steps = old["config"]["run"].pop("total_steps")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
-            f"{run.config} cannot be read ({error!r}): use --fresh for a new directory, or another --name."
+            f"{run.config} cannot be read ({type(error).__name__}: {brief(error, 400)}): use --fresh for a "
+            "new directory, or another --name."
         ) from error
     new = json.loads(json.dumps(started))
     if new["config"]["run"].pop("total_steps") < steps:
@@ -193,7 +196,7 @@ def _check_same(run: RunDir, started: dict[str, Any]) -> None:
     found = differences(old, new)
     if found:
         raise InputError(
-            f"{run.path} holds a run of another configuration ({'; '.join(found)}): "
+            f"{run.path} holds a run of another configuration ({brief('; '.join(found), 2000)}): "
             "use --fresh for a new directory, or another --name."
         )
 
@@ -207,9 +210,10 @@ def record_session(run: RunDir, config: AgentConfig, step: int) -> None:
 
     Called when a session is sure to train, so that a refused or needless command changes nothing.
     """
-    started = json.loads(run.config.read_text(encoding="utf-8"))
+    started = read_json(run.config)
     replace_text(run.config, _as_json({**started, "config": to_dict(config)}))
-    with (run.path / "environment.txt").open("a", encoding="utf-8") as file:
+    versions = run.path / "environment.txt"
+    with writing(versions), versions.open("a", encoding="utf-8") as file:
         file.write(f"from step {step}\n{environment_text()}")
 
 

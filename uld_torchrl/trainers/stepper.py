@@ -11,12 +11,14 @@ from typing import Any
 import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
+from torch.nn.utils import clip_grad_norm_, get_total_norm
 from torchrl.trainers import OptimizationStepper
 
 from uld_torchrl.config import OptimConfig
 from uld_torchrl.data import WindowReplayBuffer
 from uld_torchrl.objectives import PeriodicHardUpdate, ULDLoss
 from uld_torchrl.trainers.augmentation import EVERY, FIRST, shift_images
+from uld_torchrl.trainers.watchdog import Watchdog
 
 _ENCODER = ("state_encoder_params", "state_action_encoder_params", "predictor_params")
 
@@ -33,12 +35,17 @@ class ULDOptimizationStepper(OptimizationStepper):
     Images in a batch are shifted at random before the losses see them, see
     :func:`~uld_torchrl.trainers.shift_images`.
 
+    What is not finite reaches no weights: an update whose batch, loss or gradient is not is left out from
+    there on (a value update before a policy loss that is not stands), sets no priorities, and is told by
+    ``watchdog``.
+
     The termination loss counts from the first period at whose start the buffer holds a termination.
 
     Args:
         loss_module: the losses and networks.
         replay_buffer: source of the encoder batches, and taker of the priorities.
         config: learning rates, batch size, schedule, period.
+        watchdog: what else happens then; default: :class:`~uld_torchrl.NonFinite` is raised.
 
     Example:
         >>> from uld_torchrl import make_loss, make_networks, make_replay_buffer
@@ -66,16 +73,18 @@ class ULDOptimizationStepper(OptimizationStepper):
         loss_module: ULDLoss,
         replay_buffer: WindowReplayBuffer,
         config: OptimConfig | None = None,
+        watchdog: Watchdog | None = None,
     ) -> None:
         self.loss_module, self.replay_buffer = loss_module, replay_buffer
+        self.watchdog = watchdog or Watchdog()
         self.config = config = config or OptimConfig()
         self.target_updater = PeriodicHardUpdate(loss_module, period=config.period)
         # Frozen parameters stay out: with a gradient of zero in place of none, weight decay would move them.
         learned = _ENCODER[-1:] if loss_module.freeze_encoder else _ENCODER
         encoder = [p for name in learned for p in getattr(loss_module, name).parameters()]
         self.encoder_optimizer = self._adamw(encoder, config.encoder_lr)
-        self._value_parameters = list(loss_module.qvalue_network_params.parameters())
-        self.value_optimizer = self._adamw(self._value_parameters, config.value_lr)
+        value = list(loss_module.qvalue_network_params.parameters())
+        self.value_optimizer = self._adamw(value, config.value_lr)
         policy = list(loss_module.actor_network_params.parameters())
         self.policy_optimizer = self._adamw(policy, config.policy_lr)
         loss_module.terminated_coeff.zero_()
@@ -99,6 +108,11 @@ class ULDOptimizationStepper(OptimizationStepper):
         """Updates done so far."""
         return self.target_updater.counter
 
+    @property
+    def counters(self) -> dict[str, int]:
+        """Updates done so far, and those that were left out."""
+        return {"updates": self.updates, "skipped_updates": self.watchdog.skipped_updates}
+
     def step(self, trainer: Any, sub_batch: TensorDictBase) -> TensorDictBase:
         """Do one update on the value batch.
 
@@ -108,9 +122,13 @@ class ULDOptimizationStepper(OptimizationStepper):
 
         Returns:
             Detached scalar metrics; those of the encoder are the latest ones.
+
+        Raises:
+            NonFinite: a loss, gradient or batch is not finite, unless the watchdog skips such updates.
         """
         if self.target_updater.step():
             self._begin_period()
+        self._watch(sub_batch)
         if self.config.schedule == "every_step":
             batch = self._shifted_whole(sub_batch)
             self._encoder_metrics = self._update_encoder(batch)
@@ -118,10 +136,11 @@ class ULDOptimizationStepper(OptimizationStepper):
             n = self.loss_module.n_steps
             batch = self._shifted(sub_batch, slice(n - 1, n))
         value_loss, value = self.loss_module.value_loss(batch)
-        grad_norm = self._update_value(value_loss)
-        self._set_priorities(batch, value)
+        grad_norm = self._descend("value", value_loss)
         actor_loss, actor = self.loss_module.actor_loss(value)
-        self._descend(actor_loss, self.policy_optimizer)
+        self._descend("policy", actor_loss)
+        if self._passed(sub_batch):
+            self._set_priorities(batch, value)
         return self._metrics(value_loss, value, grad_norm, actor_loss, actor)
 
     def _begin_period(self) -> None:
@@ -134,10 +153,16 @@ class ULDOptimizationStepper(OptimizationStepper):
 
     def _encoder_burst(self) -> None:
         total: dict[str, Tensor] = {}
+        done = 0
         for _ in range(self.config.period):
-            metrics = self._update_encoder(self._shifted_whole(self.replay_buffer.sample()))
-            total = {name: value + total.get(name, 0.0) for name, value in metrics.items()}
-        self._encoder_metrics = {name: value / self.config.period for name, value in total.items()}
+            batch = self.replay_buffer.sample()
+            self._watch(batch)
+            metrics = self._update_encoder(self._shifted_whole(batch))
+            if self._passed(batch):
+                total = {name: value + total.get(name, 0.0) for name, value in metrics.items()}
+                done += 1
+        if done:
+            self._encoder_metrics = {name: value / done for name, value in total.items()}
 
     def _shifted(
         self, batch: TensorDictBase, next_steps: slice = EVERY, steps: slice = FIRST
@@ -151,21 +176,35 @@ class ULDOptimizationStepper(OptimizationStepper):
 
     def _update_encoder(self, batch: TensorDictBase) -> dict[str, Tensor]:
         loss, parts = self.loss_module.encoder_loss(batch)
-        self._descend(loss, self.encoder_optimizer)
+        self._descend("encoder", loss)
         return {"loss_encoder": loss.detach(), **dict(parts.items())}
 
-    def _update_value(self, loss: Tensor) -> Tensor:
-        self.value_optimizer.zero_grad()
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(self._value_parameters, self.config.value_grad_clip)
-        self.value_optimizer.step()
-        return norm
-
-    @staticmethod
-    def _descend(loss: Tensor, optimizer: torch.optim.Optimizer) -> None:
+    def _descend(self, part: str, loss: Tensor) -> Tensor:
+        """Do a part's optimiser step, unless something is not finite; return its gradient's norm."""
+        optimizer = self.optimizers[part]
+        parameters = optimizer.param_groups[0]["params"]
         optimizer.zero_grad()
         loss.backward()
+        if part == "value":
+            norm = clip_grad_norm_(parameters, self.config.value_grad_clip)
+        else:
+            norm = get_total_norm([p.grad for p in parameters if p.grad is not None])
+        # While the norm is finite so are the second moments, which hold squares of the gradient.
+        optimizer.found_inf = self.watchdog.note(part, loss=loss, gradient=norm)  # type: ignore[attr-defined]
         optimizer.step()
+        return norm
+
+    def _watch(self, batch: TensorDictBase) -> None:
+        """Begin an update on the batch."""
+        read = (batch.get(key, None) for key in self.loss_module.in_keys)
+        entries = [entry for entry in read if entry is not None and entry.is_floating_point()]
+        # Weights that show in no loss: of NaN values too the largest is chosen as the next action.
+        target_policy = self.loss_module.target_actor_network_params.data.values(True, True)
+        self.watchdog.begin([*entries, *target_policy])
+
+    def _passed(self, batch: TensorDictBase) -> bool:
+        """Return whether the update was applied; ``batch`` is as it was sampled."""
+        return self.watchdog.passed(batch, self.loss_module, self.updates)
 
     def _set_priorities(self, batch: TensorDictBase, value: TensorDictBase) -> None:
         anchors = batch.get("anchor_index", None)
@@ -199,6 +238,7 @@ class ULDOptimizationStepper(OptimizationStepper):
         return {
             "target_updater": self.target_updater.state_dict(),
             "encoder_metrics": dict(self._encoder_metrics),
+            "watchdog": self.watchdog.state_dict(),
             **{name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
         }
 
@@ -206,5 +246,7 @@ class ULDOptimizationStepper(OptimizationStepper):
         """Restore what :meth:`state_dict` gave."""
         self.target_updater.load_state_dict(state_dict["target_updater"])
         self._encoder_metrics = dict(state_dict["encoder_metrics"])
+        if "watchdog" in state_dict:  # earlier versions saved none
+            self.watchdog.load_state_dict(state_dict["watchdog"])
         for name, optimizer in self.optimizers.items():
             optimizer.load_state_dict(state_dict[name])

@@ -8,7 +8,7 @@ update is in ``stepper``; files are in ``run_dir``, ``logs`` and ``checkpoints``
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,23 +30,30 @@ from uld_torchrl.envs import (
     task_spaces,
     task_to_json,
 )
-from uld_torchrl.errors import EnvironmentFault, InputError, check_seed
+from uld_torchrl.errors import EnvironmentFault, InputError, NonFinite, check_seed
 from uld_torchrl.trainers.agent import Agent
-from uld_torchrl.trainers.callbacks import Callback, checked_callbacks, same_random_state
+from uld_torchrl.trainers.callbacks import (
+    Callback,
+    call_between_steps,
+    checked_callbacks,
+    same_random_state,
+)
 from uld_torchrl.trainers.checkpoints import RunCheckpoints
 from uld_torchrl.trainers.environments import check_images, check_pair, warn_of_statistics, with_lanes
 from uld_torchrl.trainers.episodes import OpenEpisodes
 from uld_torchrl.trainers.evaluation import Evaluation, make_eval_env, stream_seed
-from uld_torchrl.trainers.files import emptied
+from uld_torchrl.trainers.files import emptied, replaced, stopped_by_storage
 from uld_torchrl.trainers.guards import Guards
-from uld_torchrl.trainers.logs import LogTarget, RunLog, forget_after, read_rows
+from uld_torchrl.trainers.logs import LogTarget, RunLog, flush_tables, forget_after, read_numbers, read_rows
 from uld_torchrl.trainers.plots import plot_learning_curve
 from uld_torchrl.trainers.progress import Progress, quiet_torchrl
 from uld_torchrl.trainers.replay import make_run_replay, room_for_replay
 from uld_torchrl.trainers.reporter import Reporter
+from uld_torchrl.trainers.restarts import Restarts
 from uld_torchrl.trainers.run_dir import locked, open_run, record_session
 from uld_torchrl.trainers.stepper import ULDOptimizationStepper
-from uld_torchrl.trainers.stopping import Interrupted, StopRequest
+from uld_torchrl.trainers.stopping import Cut, StopRequest
+from uld_torchrl.trainers.watchdog import Watchdog, told
 
 _TRAIN_ENV = 1  # purpose of the random stream derived from the run's seed
 
@@ -129,6 +136,8 @@ class ULDTrainer:
         self.config = config = with_lanes(config, env)
         self.seed, self.device, self.show_progress = check_seed(seed), torch.device(device), progress
         self.guards = guards or Guards()
+        self._stop, self.looked = StopRequest(self.guards.time_limit), True
+        self._note: Callable[[str], None] = lambda text: None
         self.step = self.episodes = 0
         self._seconds = 0.0
         self._log_to, self._held, self.callbacks = tuple(log_to), ExitStack(), checked_callbacks(callbacks)
@@ -161,7 +170,8 @@ class ULDTrainer:
         self.agent = Agent.for_env(self.env_id, self.env, self.config, self.device)
         mapped = self._held.enter_context(emptied(self.run.replay)) if storage == "memmap" else None
         self.buffer = make_run_replay(self.env, self.config, self.device, mapped)
-        self.stepper = ULDOptimizationStepper(self.agent.loss, self.buffer, self.config.optim)
+        watchdog = Watchdog(self.guards.on_nonfinite, self.run.path / "faults", lambda: self.step)
+        self.stepper = ULDOptimizationStepper(self.agent.loss, self.buffer, self.config.optim, watchdog)
         # Our replay makes no window that runs past a truncation; asking would make a GPU wait.
         self.agent.loss.check_windows = False
         self.checkpoints = RunCheckpoints(self.run.checkpoints, self._components())
@@ -182,6 +192,7 @@ class ULDTrainer:
         """Return the counters of the run and its open episodes."""
         return {
             "step": self.step,
+            "looked": self.looked,
             "episodes": self.episodes,
             "seconds": self.seconds,
             "open": self._open.state_dict(),
@@ -191,11 +202,13 @@ class ULDTrainer:
         """Restore the counters of the run, and note its open episodes."""
         self.step, self.episodes = int(state_dict["step"]), int(state_dict["episodes"])
         self._seconds = float(state_dict["seconds"])
+        self.looked = bool(state_dict.get("looked", True))  # earlier versions saved none
         if "open" in state_dict:  # earlier versions saved none
             self._open.load_state_dict(state_dict["open"])
 
     def _resume(self) -> None:
         self._open = OpenEpisodes(self.env, self.device)
+        self._restarts = Restarts(self._open, self.guards.env_restarts, self.seed)
         restored = self.checkpoints.restore() is not None
         if not restored and (self.run.model / "config.json").exists():
             raise InputError(
@@ -203,10 +216,13 @@ class ULDTrainer:
                 "--fresh for a new directory, or another --name (`uld eval` still works)."
             )
         self.started_from = self.step
-        self._saved_step = self.step if restored else None
-        log = RunLog(self.run, keep_until=self._saved_step, log_to=self._log_to)
+        self._saved_step, self._saved_looked = (self.step if restored else None), self.looked
+        with stopped_by_storage(self):
+            log = RunLog(self.run, keep_until=self._saved_step, log_to=self._log_to)
         self._held.callback(log.close)
         self._reporter = Reporter(log, self.agent, self.eval_env, self.seed, self._seconds)
+        # Looked at all but for the row: it was lost.
+        self.looked &= not self.finished or self._last_evaluation().get("step") == str(self.step)
 
     # The loop
 
@@ -225,10 +241,13 @@ class ULDTrainer:
 
         Raises:
             EnvironmentFault: an environment misbehaved; what was done before is saved.
+            NonFinite: a loss, gradient or batch is not finite; the last checkpoint is kept.
+            NotWritten: an OSError of a disk that is full or may not be written; the last checkpoint is kept.
             Interrupted: a KeyboardInterrupt after SIGINT or SIGTERM; what was done is saved.
+            OutOfTime: the time limit was reached; what was done is saved.
         """
-        with self._held:
-            if not self.finished:
+        with self._held, self._stop, stopped_by_storage(self):
+            if not (self.finished and self.looked):
                 self._loop()
                 self.save()
             self._finish()
@@ -238,25 +257,29 @@ class ULDTrainer:
         for callback in self.callbacks:
             with same_random_state():
                 callback.begin(self)
-        forget_after(self.run, self.step)
+        forget_after(self.run, self.step, looked=self.looked)
         record_session(self.run, self.config, self.step)
         progress = Progress(self.config.run.total_steps, self.step, enabled=self.show_progress)
+        self._note = progress.note
         try:
-            with StopRequest() as stop:
-                self._begin()
-                while not self.finished and stop.signum is None:
-                    self._interact()
+            self._begin()
+            if not self.looked:
+                progress.update(0, self._look())
+            while not (self.finished or self._stop.wanted):
+                if self._interact():
                     self._learn()
                     progress.update(self.config.run.num_envs, self._report())
+        except Cut:
+            pass
         except EnvironmentFault as fault:
             raise self._saved_before(fault) from fault
-        except InputError as error:  # training has diverged: nothing that is worth saving
-            raise InputError(f"after step {self.step} of {self.run.path}: {error}") from error
+        except NonFinite as fault:  # not saved: the replay buffer may hold what is not finite
+            raise told(fault, self.step, self._saved_step, self.run.path) from fault
         finally:
             progress.close()
-        if stop.signum is not None and not self.finished:
+        if not (self.finished and self.looked):
             self.save()
-            raise Interrupted(stop.signum, self.step, self.run.path)
+            raise self._stop.reason(self.step, self.run.path)
 
     def _saved_before(self, fault: EnvironmentFault) -> EnvironmentFault:
         """Save, and return the fault with the step and the way on."""
@@ -275,16 +298,22 @@ class ULDTrainer:
         self._latest: TensorDictBase | None = None
         self._reporter.begin(self.step)
 
-    def _interact(self) -> None:
+    def _interact(self) -> bool:
+        """Act in all lanes and store it; where an environment fails, begin anew and return False."""
         with torch.no_grad(), set_exploration_type(ExplorationType.RANDOM):
             warm_up = self.step < self.config.run.random_steps
             td = self.env.rand_action(self._td) if warm_up else self.agent.policy(self._td)
         self._open.stepping = True
-        stepped, self._td = self.env.step_and_maybe_reset(td)
+        try:
+            stepped, self._td = self.env.step_and_maybe_reset(td)
+        except EnvironmentFault as fault:
+            self._td = self._restarts.after(fault, self.step, self.buffer)
+            return False
         self.buffer.add(stepped)
         self._open.stepping = False
         self.step += self.config.run.num_envs
         self.episodes += self._open.count(stepped.get("next"))
+        return True
 
     def _learn(self) -> None:
         if self.step <= self.config.run.random_steps or not self.buffer.can_sample():
@@ -294,55 +323,60 @@ class ULDTrainer:
 
     def _report(self) -> dict[str, float]:
         run = self.config.run
-        figures: dict[str, float] = {}
-        if self._due(run.log_every):
-            figures |= self._log_metrics()
-        if self._due(run.eval_every) or self.finished:
-            figures["eval"] = self._evaluate().mean
-        self._call_back()
+        figures = self._log_metrics() if self._due(run.log_every) else {}
+        self.looked = False
+        figures |= self._look()
         if self._due(run.checkpoint_every) and not self.finished:
             self.save()
+        return figures
+
+    def _look(self) -> dict[str, float]:
+        """Evaluate and call back, where due; if it is cut short, the run goes on with this."""
+        figures: dict[str, float] = {}
+        if self._due(self.config.run.eval_every) or self.finished:
+            figures["eval"] = self._evaluate().mean
+        self._call_back()
+        self.looked = True
         return figures
 
     def _call_back(self) -> None:
         for callback in self.callbacks:
             if self._due(callback.every) or self.finished:
-                with same_random_state():
-                    callback(self)
+                call_between_steps(callback, self)
 
     def _due(self, every: int) -> bool:
         """Whether the last vector step reached or passed a multiple of ``every``."""
         return self.step // every != (self.step - self.config.run.num_envs) // every
 
     def _log_metrics(self) -> dict[str, float]:
-        counters = {"step": self.step, "episodes": self.episodes, "updates": self.stepper.updates}
+        counters = {"step": self.step, "episodes": self.episodes, **self.stepper.counters}
         shown = self._reporter.metrics(counters, self._open.finished, self._latest)
         self._open.finished = []
         return shown
 
     def _evaluate(self) -> Evaluation:
-        return self._reporter.evaluate(self.step)
+        return self._reporter.evaluate(self.step, self._stop.cut)
 
     def save(self) -> None:
         """Write a checkpoint, unless this step has one."""
-        if self.step != self._saved_step:
-            self.checkpoints.save(self.step)
-            self._saved_step = self.step
+        if (self.step, self.looked) != (self._saved_step, self._saved_looked):
+            flush_tables(self.run)
+            saved = self.checkpoints.save(self.step)
+            self._saved_step, self._saved_looked = self.step, self.looked
+            self._reporter.saved(saved)
+            self._note(str(saved))
 
     def _finish(self) -> None:
-        if self._last_evaluation().get("step") != str(self.step):
-            self._evaluate()  # an environment failed there last time
-        self.agent.save(self.run.model, step=self.step)
+        with replaced(self.run.model) as aside:
+            self.agent.save(aside, step=self.step)
         plot_learning_curve([self.run.evaluations], self.run.curve, f"{self.env_id}, seed {self.seed}")
 
     def _last_evaluation(self) -> dict[str, str]:
         return (read_rows(self.run.evaluations) or [{}])[-1]
 
     def _result(self) -> TrainResult:
-        last = self._last_evaluation()
-        mean, std, length = (
-            float(last[f"episode_{name}"]) for name in ("return_mean", "return_std", "length_mean")
-        )
+        names = [f"episode_{name}" for name in ("return_mean", "return_std", "length_mean")]
+        mean, std, length = read_numbers(self.run.evaluations, names)[-1]
         return TrainResult(self.step, mean, std, length, self.run.path, self.started_from)
 
     def close(self) -> None:
