@@ -185,7 +185,7 @@ def test_a_run_is_the_same_with_and_without_audits_and_probes(tmp_path: Path, sc
 
 
 def test_the_run_above_would_notice_a_draw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("uld_torchrl.trainers.trainer.same_random_state", nullcontext)
+    monkeypatch.setattr("uld_torchrl.trainers.callbacks.same_random_state", nullcontext)
     plain, disturbed = trained(tmp_path / "plain"), trained(tmp_path / "disturbed", Disturb(3))
     assert files_of(disturbed)["metrics.csv"] != files_of(plain)["metrics.csv"]
 

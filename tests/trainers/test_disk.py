@@ -206,6 +206,21 @@ def test_no_room_for_a_mapped_replay_buffer_is_one_message(tmp_path: Path, make_
     trainer.close()
 
 
+def test_no_room_for_it_on_resume_blames_the_disk_and_not_the_checkpoint(
+    tmp_path: Path, make_trainer: Make
+) -> None:
+    options = {"buffer_storage": "memmap"}
+    first = make_trainer(tmp_path, options=options)
+    first.train()
+    first.close()
+    full = mock.patch.object(os, "posix_fallocate", side_effect=OSError(errno.ENOSPC, "No space left"))
+    with full, pytest.raises(NotWritten, match=r"No space left.*The checkpoint of step 40.*make room"):
+        make_trainer(tmp_path, total_steps=60, options=options)
+    again = make_trainer(tmp_path, total_steps=60, options=options)
+    assert again.step == 40
+    again.close()
+
+
 def test_each_checkpoint_is_told_with_its_size_and_time(
     tmp_path: Path, make_trainer: Make, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:

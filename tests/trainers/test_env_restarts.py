@@ -381,3 +381,10 @@ def test_the_command_line_has_the_same_default_and_refuses_what_is_no_number_of_
     assert main(arguments) == 2
     assert "env_restarts must be" in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
+
+
+def test_returns_that_are_not_in_a_row_yet_outlive_lanes_that_cannot_come_back() -> None:
+    episodes = OpenEpisodes(make_env("CartPole-v1", seed=0), "cpu")
+    episodes.load_state_dict({"lanes": None, "returns": torch.tensor([4.0]), "finished": [57.0, 11.0]})
+    episodes.begin(0, make_replay_buffer(capacity=50))
+    assert episodes.finished == [57.0, 11.0]

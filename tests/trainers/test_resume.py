@@ -169,6 +169,15 @@ def test_a_cut_csv_row_is_dropped_on_resume(copied: Path, make_trainer: Make) ->
     assert steps(metrics) == [10, 20, 30, 40]
 
 
+def test_an_evaluation_cut_at_any_byte_is_dropped_on_resume(copied: Path, make_trainer: Make) -> None:
+    evaluations = run_path(copied) / "eval.csv"
+    whole = evaluations.read_bytes()
+    for kept in range(1, len("40,9.25,1.25,11.5,2")):
+        evaluations.write_bytes(whole + b"40,9.25,1.25,11.5,2"[:kept])
+        make_trainer(copied, total_steps=60).close()
+        assert evaluations.read_bytes() == whole
+
+
 def test_a_finished_run_only_says_its_result(
     copied: Path, make_trainer: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:

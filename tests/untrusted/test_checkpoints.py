@@ -62,6 +62,19 @@ def test_whatever_a_run_may_save_is_read(folder: Path) -> None:
     assert found["plain"] == EVERYTHING["plain"] and found["shape"] == EVERYTHING["shape"]
 
 
+def test_tensors_saved_from_a_gpu_are_read_to_the_cpu(folder: Path) -> None:
+    # tensordict notes where each tensor was; the files are the same.
+    def on_a_gpu(about: dict[str, Any]) -> None:
+        for name in about:
+            if name.startswith("tensor_"):
+                about[name]["device"] = "cuda:0"
+
+    edit_json(folder / NOTES / "state/meta.json", on_a_gpu)
+    seal(folder)
+    found = restore(folder)["tensors"]
+    assert torch.equal(found[0], EVERYTHING["tensors"][0]) and found[0].device.type == "cpu"
+
+
 NET, NOTES = "components/0000-net", "components/0001-notes"
 
 

@@ -23,7 +23,7 @@ from torch import Tensor
 from torchrl.checkpoint import Checkpoint, StateDictCheckpointAdapter
 
 from uld_torchrl.errors import InputError
-from uld_torchrl.trainers.files import flush, remove, reserve, writing
+from uld_torchrl.trainers.files import STORAGE_ERRORS, flush, remove, reserve, writing
 from uld_torchrl.trainers.manifests import check_checkpoint
 from uld_torchrl.untrusted import brief, read_json
 
@@ -189,6 +189,9 @@ class RunCheckpoints:
         try:
             self._checkpoint.load(path)
         except Exception as error:  # whatever does not fit, told to the user in one line
+            cause = error if isinstance(error, OSError) else error.__cause__
+            if isinstance(cause, OSError) and cause.errno in STORAGE_ERRORS:
+                raise cause from error  # no room for a mapped replay buffer: the checkpoint is good
             reason = (str(error).splitlines() or [""])[0][:200]
             raise InputError(
                 f"checkpoint {path} is whole but cannot be read by this version ({type(error).__name__}: "

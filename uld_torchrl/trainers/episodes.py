@@ -96,10 +96,9 @@ class OpenEpisodes:
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Note what :meth:`state_dict` gave, for :meth:`begin`."""
-        self._lanes = state_dict["lanes"]
+        self._lanes, self.finished = state_dict["lanes"], list(state_dict["finished"])
         if self._lanes is not None:
             self._returns = state_dict["returns"].to(self._returns.device)
-            self.finished = list(state_dict["finished"])
 
     def begin(self, seed: int, buffer: WindowReplayBuffer) -> TensorDictBase:
         """Go on with the episodes that were saved; where that cannot be, begin new ones from ``seed``.

@@ -139,10 +139,11 @@ def replaced(path: Path) -> Iterator[Path]:
 
 
 def _move(source: Path, path: Path) -> None:
+    old = path.with_name(f".{path.name}.old")
     if not path.is_dir():
         os.replace(source, path)
+        remove(old)  # of a process that died between the two renames below
         return
-    old = path.with_name(f".{path.name}.old")
     remove(old)
     os.replace(path, old)  # a folder cannot be renamed over one that holds files
     try:

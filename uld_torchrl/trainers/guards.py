@@ -7,6 +7,7 @@ belongs to: a resumed run may have others.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Literal
 
 from uld_torchrl.errors import InputError, check_positive, one_of
@@ -35,11 +36,28 @@ class Guards:
 
     def __post_init__(self) -> None:
         one_of("on_nonfinite", self.on_nonfinite, ("stop", "skip"))
-        if (
-            not isinstance(self.env_restarts, int)
-            or isinstance(self.env_restarts, bool)
-            or self.env_restarts < 0
-        ):
-            raise InputError(f"env_restarts must be an integer of at least 0, got {self.env_restarts!r}.")
-        if self.time_limit is not None:
-            check_positive(self, "time_limit")
+        restarts, limit = self.env_restarts, self.time_limit
+        if isinstance(restarts, bool) or not isinstance(restarts, Integral) or restarts < 0:
+            raise InputError(f"env_restarts must be an integer of at least 0, got {restarts!r}.")
+        if limit is None:
+            return
+        if isinstance(limit, bool) or not isinstance(limit, Real):
+            raise InputError(f"time_limit must be a number of seconds or None, got {limit!r}.")
+        check_positive(self, "time_limit")
+
+
+def checked_guards(guards: Guards | None) -> Guards:
+    """Return the guards of a run, by default those of ``Guards()``.
+
+    Raises:
+        InputError: they are something else.
+
+    Example:
+        >>> checked_guards(None).on_nonfinite
+        'stop'
+    """
+    if guards is None:
+        return Guards()
+    if not isinstance(guards, Guards):
+        raise InputError(f"guards must be a uld_torchrl.trainers.Guards or None, got {guards!r}.")
+    return guards

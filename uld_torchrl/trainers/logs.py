@@ -34,7 +34,7 @@ METRICS = {
     "episodes": "training episodes finished so far",
     "episode_return": "mean undiscounted return of the training episodes finished since the last row; "
     "empty if none",
-    "updates": "updates done so far",
+    "updates": "updates done so far, those left out included",
     "skipped_updates": "updates left out so far because a loss, gradient or batch was not finite, each "
     "encoder update of a burst counted; zero unless the run has `--on-nonfinite skip`",
     "loss_encoder": "encoder loss (mean of the last burst of encoder updates)",
@@ -125,7 +125,9 @@ def _read(path: Path) -> tuple[list[str], list[dict[str, str]]]:
     """Return the columns of a CSV file and its whole rows."""
     if not os.path.lexists(path):
         return [], []
-    table = csv.DictReader(io.StringIO(read_text(path, _LARGEST), newline=""))
+    text = read_text(path, _LARGEST)
+    # A crash may have cut the last row: what has no line end is not whole.
+    table = csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1], newline=""))
     try:
         rows = [row for row in table if _is_whole(row)]
     except csv.Error as error:
@@ -134,7 +136,7 @@ def _read(path: Path) -> tuple[list[str], list[dict[str, str]]]:
 
 
 def _is_whole(row: Mapping[str | None, str | None]) -> bool:
-    # A crash may have cut the last row. Cells beyond the columns stand under None.
+    # Cells beyond the columns stand under None.
     step = str(row.get("step"))
     return None not in row and None not in row.values() and step.isdecimal() and len(step) < 19
 

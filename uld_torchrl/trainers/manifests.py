@@ -25,6 +25,7 @@ _FILES = re.compile(
 )
 _PART = re.compile(r"components/[0-9]{4}-\w+")
 _TENSOR = re.compile(r"tensor_[0-9]{8}")
+_DEVICE = re.compile(r"cpu|(cuda|mps|xpu)(:[0-9]+)?")  # where it was saved from; it is loaded to the CPU
 _ADAPTER = "torchrl.state_dict"
 _CLASS = "<class 'tensordict._td.TensorDict'>"
 _DTYPES = {
@@ -110,8 +111,9 @@ def _bytes(about: Any) -> int | None:
     if not isinstance(about, dict) or about.keys() != {"device", "shape", "dtype", "is_nested"}:
         return None
     shape, dtype = about["shape"], about["dtype"]
-    plain = about["is_nested"] is False and about["device"] == "cpu" and isinstance(dtype, str)
-    if not plain or dtype not in _DTYPES or not isinstance(shape, list):
+    if about["is_nested"] is not False or not _DEVICE.fullmatch(str(about["device"])):
+        return None
+    if not isinstance(dtype, str) or dtype not in _DTYPES or not isinstance(shape, list):
         return None
     if not all(type(length) is int and 0 <= length < 2**63 for length in shape):
         return None

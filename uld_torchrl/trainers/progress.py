@@ -73,7 +73,7 @@ class Progress:
         (since, start), now = self.marks[0], time.monotonic()
         rate = (self.step - start) / max(now - since, 1e-9)
         self.marks.append((now, self.step))
-        left = (self.total - self.step) / max(rate, 1e-9)
+        left = (self.total - self.step) / rate if rate else float("nan")
         figures = "".join(f"  {name} {value:.4g}" for name, value in self.figures.items())
         self.stream.write(
             f"step {self.step}/{self.total}  {rate:.1f} steps/s  {left / 60:.1f} min left{figures}\n"

@@ -51,10 +51,9 @@ def train(
         env: a name such as ``"dmc/cartpole-swingup"`` or ``"CartPole-v1"``, a ``gymnasium.Env``, a function
             that makes one, or a Gymnasium vector environment; see :func:`~uld_torchrl.make_env`. An object
             is trained in itself and stays open, but for ``SyncVectorEnv`` and ``AsyncVectorEnv``: their
-            ``env_fns`` are called again, and stepped in this process or in ``env_workers``. A run is found
-            again by the classes and spaces of its environment; where arguments make the difference,
-            give the runs a ``name``. What wrappers such as ``NormalizeObservation`` learn while training
-            stays in the training environment.
+            ``env_fns`` are called again. A run is found again by the classes and spaces of its environment;
+            where arguments make the difference, give the runs a ``name``. What wrappers such as
+            ``NormalizeObservation`` learn while training stays in the training environment.
         seed: of everything random in the run.
         name: of the run; default: the preset's, or "custom".
         run_dir: root directory; the run is in ``<run_dir>/<env>/<name>/seed<k>/``.
@@ -66,8 +65,7 @@ def train(
         buffer_storage: "memory", or "memmap" to map the replay buffer to files in the run's directory.
         log_to: "tensorboard", "wandb": log there too.
         callbacks: what is called every so many steps, such as ``uld_torchrl.diagnostics.AuditEvery(1000)``.
-        guards: what the run does when something goes wrong, and how long it may go on, such as
-            ``Guards(time_limit=3600)``.
+        guards: what to do when something goes wrong, how long to go on: ``Guards(time_limit=3600)``.
         progress: show progress on standard error.
 
     Returns:
@@ -75,9 +73,7 @@ def train(
 
     Raises:
         InputError: unusable settings, spaces or directory.
-        EnvironmentFault: the environment misbehaved; what was done before is saved.
-        NonFinite: a loss, gradient or batch is not finite; the last checkpoint is kept.
-        KeyboardInterrupt: after Ctrl-C; what was done is saved.
+        EnvironmentFault, NonFinite, OSError, KeyboardInterrupt: see :meth:`ULDTrainer.train`.
 
     Example:
         >>> import tempfile

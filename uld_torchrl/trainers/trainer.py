@@ -43,7 +43,7 @@ from uld_torchrl.trainers.environments import check_images, check_pair, warn_of_
 from uld_torchrl.trainers.episodes import OpenEpisodes
 from uld_torchrl.trainers.evaluation import Evaluation, make_eval_env, stream_seed
 from uld_torchrl.trainers.files import emptied, replaced, stopped_by_storage
-from uld_torchrl.trainers.guards import Guards
+from uld_torchrl.trainers.guards import Guards, checked_guards
 from uld_torchrl.trainers.logs import LogTarget, RunLog, flush_tables, forget_after, read_numbers, read_rows
 from uld_torchrl.trainers.plots import plot_learning_curve
 from uld_torchrl.trainers.progress import Progress, quiet_torchrl
@@ -135,7 +135,7 @@ class ULDTrainer:
         self.env_id, layers = describe_env(env)
         self.config = config = with_lanes(config, env)
         self.seed, self.device, self.show_progress = check_seed(seed), torch.device(device), progress
-        self.guards = guards or Guards()
+        self.guards = checked_guards(guards)
         self._stop, self.looked = StopRequest(self.guards.time_limit), True
         self._note: Callable[[str], None] = lambda text: None
         self.step = self.episodes = 0
@@ -209,7 +209,8 @@ class ULDTrainer:
     def _resume(self) -> None:
         self._open = OpenEpisodes(self.env, self.device)
         self._restarts = Restarts(self._open, self.guards.env_restarts, self.seed)
-        restored = self.checkpoints.restore() is not None
+        with stopped_by_storage(self):
+            restored = self.checkpoints.restore() is not None
         if not restored and (self.run.model / "config.json").exists():
             raise InputError(
                 f"{self.run.path} holds a finished run whose checkpoints are gone, so it cannot go on: use "
