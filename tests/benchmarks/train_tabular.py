@@ -41,10 +41,7 @@ TASKS: dict[str, tuple[str, ...]] = {
     "chain": (),
     "garnet-20-3-3-0": (*ONE_STEP, "loss.gamma=0.9", "run.total_steps=10000"),
     f"frozenlake4x4-deterministic{ANYWHERE}": ONE_STEP,
-    f"frozenlake4x4{ANYWHERE}": (
-        *(*ONE_STEP, "model.gumbel_tau=0.2"),
-        *("run.random_steps=10000", "run.total_steps=25000"),
-    ),
+    f"frozenlake4x4{ANYWHERE}": (*ONE_STEP, "run.random_steps=10000", "run.total_steps=25000"),
 }
 """Tasks, and further settings of each."""
 
@@ -121,7 +118,7 @@ def table(results: list[Trained]) -> str:
 
 def draw(results: list[Trained], path: Path) -> None:
     """Draw, a line a seed, what the policy is worth and the parts of the critic's error, over training."""
-    figure, panels = new_figure(2, len(results), panel=(3.8, 3.4))
+    figure, panels = new_figure(len(results), 2, panel=(3.8, 3.2))
     for column, result in enumerate(results):
         top, bottom = panels[column], panels[len(results) + column]
         for number, rows in enumerate(result.seeds):
