@@ -71,7 +71,10 @@ class Sessions:
 
     def writing(self) -> bool:
         """Whether a checkpoint is being written."""
-        return any(self.root.rglob("checkpoints/.writing"))
+        try:
+            return any(self.root.rglob("checkpoints/.writing"))
+        except FileNotFoundError:  # a folder went while it was walked
+            return False
 
 
 def outcome(run: Path) -> dict[str, bytes]:

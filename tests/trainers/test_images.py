@@ -279,7 +279,7 @@ def test_a_run_makes_its_environments_by_its_settings(
         given.append(epsilon)
         return evaluate(*arguments, epsilon=epsilon, **options)
 
-    monkeypatch.setattr("uld_torchrl.trainers.trainer.evaluate", spy)
+    monkeypatch.setattr("uld_torchrl.trainers.reporter.evaluate", spy)
     with closing(make_trainer(tmp_path, "atari/Breakout", config=config)) as trainer:
         for env in (trainer.env, trainer.eval_env):
             assert env.observation_spec["pixels"].shape == (1, 2, 40, 40)

@@ -131,7 +131,7 @@ def test_the_link_to_the_latest_checkpoint_is_ours(full_run: Path) -> None:
 
 TABLES: dict[str, tuple[bytes, str]] = {
     "another encoding": ("step,x\n1,ä".encode("latin-1"), "it is not UTF-8"),
-    "a field without end": (b'step,x\n1,"' + b"y" * 200_000, "it is no table"),
+    "a field without end": (b'step,x\n1,"' + b"y" * 200_000 + b"\n", "it is no table"),
 }
 
 

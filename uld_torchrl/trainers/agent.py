@@ -22,6 +22,7 @@ from safetensors.torch import save_file
 from tensordict import TensorDict
 from tensordict.nn import TensorDictSequential
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 from torchrl.data import Bounded, OneHot, TensorSpec, Unbounded, UnboundedDiscrete
 from torchrl.envs import EnvBase
 from torchrl.envs.utils import ExplorationType, set_exploration_type
@@ -48,6 +49,15 @@ from uld_torchrl.untrusted import brief, open_plain, read_json, unreadable
 FORMAT = 2
 _HEADER_LIMIT = 2**20
 _FLOATS = ("F64", "F32", "F16", "BF16")
+
+
+class _NoNumbers(TorchDispatchMode):
+    """A number read from a tensor of shapes only is 0: TorchRL reads some to draw a single value head."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten._local_scalar_dense.default and args[0].is_meta:
+            return 0.0
+        return func(*args, **(kwargs or {}))
 
 
 @dataclass
@@ -98,7 +108,8 @@ class Agent:
             networks = make_networks(observation_spec, action_spec, config.model, loss=config.loss)
         for module in networks.modules():
             module.to(device)
-        loss = make_loss(networks, action_spec, config)
+        with _NoNumbers() if shapes_only else nullcontext():
+            loss = make_loss(networks, action_spec, config)
         policy = make_policy(networks, action_spec, config).to(device)
         return cls(env_id, config, spaces, loss, policy)
 
