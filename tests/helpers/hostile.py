@@ -147,3 +147,16 @@ def _get(data: Any, place: tuple[Any, ...]) -> Any:
     for key in place:
         data = data[key]
     return data
+
+
+class Notes:
+    """Keeps whatever it is given."""
+
+    def __init__(self, **state: Any) -> None:
+        self.state = state
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.state
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.state = state

@@ -11,25 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hostile import edit_json, seal
+from hostile import Notes, edit_json, seal
 
 from uld_torchrl.errors import InputError
 from uld_torchrl.trainers.checkpoints import RunCheckpoints
 from uld_torchrl.trainers.manifests import check_checkpoint
-
-
-class Notes:
-    """Keeps whatever it is given."""
-
-    def __init__(self, **state: Any) -> None:
-        self.state = state
-
-    def state_dict(self) -> dict[str, Any]:
-        return self.state
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.state = state
-
 
 EVERYTHING = {
     "tensors": [torch.arange(3), torch.zeros(0, 2), torch.tensor(1.5, dtype=torch.bfloat16)],

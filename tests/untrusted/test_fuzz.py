@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 from exports import exact_export
-from hostile import damaged_bytes, damaged_json, seal
+from hostile import Notes, damaged_bytes, damaged_json, seal
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -84,17 +84,6 @@ def run_config(run: Path, scratch: Path) -> Target:
             clean(error)
 
     return json_and_bytes(made.config), check
-
-
-class Notes:
-    def __init__(self, **state: Any) -> None:
-        self.state = state
-
-    def state_dict(self) -> dict[str, Any]:
-        return self.state
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.state = state
 
 
 def checkpoint_file(name: str, *, sealed: bool = True) -> Callable[[Path, Path], Target]:
