@@ -1,4 +1,4 @@
-"""What a soft Gumbel-softmax policy climbs: values of mixtures of actions, which neither theory nor data know.
+"""What a soft Gumbel-softmax policy climbs: values of mixtures of actions, unknown to theory and data.
 
 Two actions, whose values differ by a hundredth; between them the critic, which only ever saw one-hot actions,
 says something of its own, here a hump. The policy's objective E[Q(softmax((l + g) / tau))] is an integral over
