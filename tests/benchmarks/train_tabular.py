@@ -29,7 +29,7 @@ from uld_torchrl.trainers.logs import read_rows
 
 SETTINGS = (
     *("model.z_s_dim=64", "model.z_a_dim=32", "model.z_sa_dim=64", "model.hidden_dim=64"),
-    *("model.bin_range=1", "model.gumbel_tau=1", "loss.pre_activation_coeff=1e-2"),
+    *("model.bin_range=1", "model.gumbel_tau=0.2", "loss.pre_activation_coeff=1e-2"),
     *("loss.value_loss=mse", "replay.lap_alpha=0", "loss.exploration_noise=1"),
     *("optim.batch_size=128", "optim.period=20", "optim.value_lr=1e-3", "optim.encoder_lr=3e-4"),
     *("run.random_steps=3000", "run.total_steps=8000", "run.eval_every=10000", "run.checkpoint_every=10000"),
