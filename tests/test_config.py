@@ -44,13 +44,16 @@ PARTS = {
 def test_the_default_has_the_published_values() -> None:
     """The hyperparameters of DESIGN, section 3, one by one."""
     config = AgentConfig()
-    assert dataclasses.astuple(config.model) == (512, 256, 512, 512, 65, 10.0, 10.0, 32, "mlp", 2)
+    assert dataclasses.astuple(config.model) == (512, 256, 512, 512, 65, 10.0, 10.0, 32, "mlp", 2, "linear")
     assert dataclasses.astuple(config.loss) == (
         *(5, 3, 0.99, 1.0, 0.1, 0.1, 1e-5, 0.2, 0.2, 0.3),
-        *("huber", "two_hot", "state", True, True, False, True),
+        *("huber", "two_hot", "state", True, True, False, True, "min", 0, False, 0.0, 0.1),
     )
-    assert dataclasses.astuple(config.optim) == (256, 1e-4, 3e-4, 3e-4, 1e-4, 20.0, 250, "periodic", 4)
-    assert dataclasses.astuple(config.replay) == (1_000_000, 0.4, 1.0)
+    assert dataclasses.astuple(config.optim) == (
+        *(256, 1e-4, 3e-4, 3e-4, 1e-4, 20.0, 250, "periodic", 4),
+        *("auto", "auto"),
+    )
+    assert dataclasses.astuple(config.replay) == (1_000_000, 0.4, 1.0, 1.0, 0.1)
     assert config.run.random_steps == 10_000 and config.run.greedy_discrete_eval
     assert dataclasses.astuple(config.pixels) == (84, 3, False)
     assert dataclasses.asdict(config.atari) == {
@@ -95,7 +98,7 @@ POSITIVE = {
         *("z_s_dim", "z_a_dim", "z_sa_dim", "hidden_dim", "bin_range", "gumbel_tau", "conv_channels"),
         "num_values",
     ),
-    LossConfig: ("horizon", "n_steps"),
+    LossConfig: ("horizon", "n_steps", "infonce_temperature"),
     OptimConfig: ("batch_size", "encoder_lr", "value_lr", "policy_lr", "value_grad_clip", "period"),
     ReplayConfig: ("capacity", "lap_min_priority"),
     RunConfig: ("total_steps", "num_envs", "eval_every", "eval_episodes", "checkpoint_every", "log_every"),
@@ -111,6 +114,8 @@ NOT_NEGATIVE = {
         "exploration_noise",
         "target_noise",
         "target_noise_clip",
+        "encoder_horizon",
+        "infonce_coeff",
     ),
     OptimConfig: ("weight_decay", "image_shift"),
     ReplayConfig: ("lap_alpha",),
@@ -143,6 +148,7 @@ def test_coefficients_may_be_zero_but_not_negative(part: Any, name: str) -> None
 def test_every_number_is_checked() -> None:
     checked = {(part, name) for table in (POSITIVE, NOT_NEGATIVE) for part in table for name in table[part]}
     checked |= {(ModelConfig, "num_bins"), (LossConfig, "gamma")}
+    checked |= {(ReplayConfig, "fade"), (ReplayConfig, "fade_floor")}
     checked |= {(AtariConfig, "sticky_actions"), (AtariConfig, "eval_epsilon")}
     numbers = {
         (part, field.name)
@@ -161,6 +167,14 @@ def test_every_number_is_checked() -> None:
         (LossConfig, {"gamma": 1.01}, r"gamma must lie in \[0, 1\], got 1.01"),
         (LossConfig, {"gamma": -0.1}, r"gamma must lie in \[0, 1\]"),
         (LossConfig, {"gamma": float("nan")}, r"gamma must lie in \[0, 1\], got nan"),
+        (
+            LossConfig,
+            {"encoder_horizon": 6},
+            r"encoder_horizon must be at most horizon \(5\), .*, got 6",
+        ),
+        (LossConfig, {"target_value": "max"}, "target_value must be one of min, mean; got 'max'"),
+        (LossConfig, {"end_to_end": True, "freeze_encoder": True}, "end_to_end and freeze_encoder exclude"),
+        (ModelConfig, {"predictor": "gru"}, "predictor must be one of linear, mlp; got 'gru'"),
         (ModelConfig, {"num_bins": 2}, "num_bins must be at least 3, got 2"),
         (AtariConfig, {"sticky_actions": 1.5}, r"sticky_actions must lie in \[0, 1\], got 1.5"),
         (AtariConfig, {"eval_epsilon": -0.1}, r"eval_epsilon must lie in \[0, 1\], got -0.1"),
@@ -328,6 +342,8 @@ def test_the_replay_buffers_defaults_are_those_of_the_settings() -> None:
         "batch_size": OptimConfig().batch_size,
         "alpha": ReplayConfig().lap_alpha,
         "min_priority": ReplayConfig().lap_min_priority,
+        "fade": ReplayConfig().fade,
+        "fade_floor": ReplayConfig().fade_floor,
     }
     parameters = inspect.signature(make_replay_buffer).parameters
     assert {name: parameters[name].default for name in wanted} == wanted

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 import uld_torchrl
 from uld_torchrl.functional import (
     alive_mask,
+    info_nce,
     n_step_return,
     one_hot_argmax,
     random_shift,
@@ -263,6 +264,40 @@ def test_random_shift_reads_overlapping_views() -> None:
     assert torch.equal(random_shift(views, pairs, 1), random_shift(views.clone(), pairs, 1))
 
 
+# InfoNCE
+
+HERE = torch.tensor([True, True, True])
+# Cosines of the rows with those of TARGETS: (1, 0, 3/5), (0, 1, 4/5), (-1, 0, -3/5).
+ROWS, TARGETS = _double(2, 0, 0, 1, -7, 0).view(3, 2), _double(5, 0, 0, 9, 3, 4).view(3, 2)
+COSINES = ((1.0, 0.0, 0.6), (0.0, 1.0, 0.8), (-1.0, 0.0, -0.6))
+
+
+@pytest.mark.parametrize("temperature", [0.1, 0.5, 2.0])
+@pytest.mark.parametrize("missing", [None, 0, 2])
+def test_info_nce_is_the_cross_entropy_among_the_counted_rows_and_the_own(
+    missing: int | None, temperature: float
+) -> None:
+    counted = torch.tensor([row != missing for row in range(3)])
+    found = info_nce(ROWS, TARGETS, counted, temperature)
+    for i, row in enumerate(COSINES):
+        among = [math.exp(c / temperature) for j, c in enumerate(row) if j in (i,) or j != missing]
+        expected = math.log(sum(among)) - row[i] / temperature
+        assert found[i].item() == pytest.approx(expected, rel=1e-12, abs=1e-12)
+
+
+def test_info_nce_keeps_leading_dimensions_and_is_zero_without_negatives() -> None:
+    both = torch.stack([ROWS, 3 * ROWS])
+    found = info_nce(both, torch.stack([TARGETS, TARGETS]), torch.stack([HERE, HERE]), 0.1)
+    torch.testing.assert_close(found, info_nce(ROWS, TARGETS, HERE).expand(2, 3), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(info_nce(ROWS, TARGETS, ~HERE), torch.zeros(3).double(), rtol=0, atol=1e-12)
+
+
+def test_info_nce_of_zeros_and_of_uncounted_rows_has_finite_gradients() -> None:
+    z = torch.zeros(3, 2, requires_grad=True)
+    info_nce(z, TARGETS.float(), torch.tensor([True, False, False])).sum().backward()
+    assert z.grad is not None and bool(z.grad.isfinite().all())
+
+
 # Annotated shapes
 
 
@@ -290,6 +325,7 @@ def test_right_shapes_pass_the_annotations(checked: ModuleType) -> None:
     checked.two_hot_cross_entropy(torch.zeros(2, 5, 3), torch.zeros(2, 5), bins)
     checked.two_hot_mean(torch.zeros(2, 5, 3), bins)
     checked.one_hot_argmax(torch.zeros(2, 3))
+    checked.info_nce(torch.zeros(5, 2, 4), torch.zeros(5, 2, 4), torch.zeros(5, 2, dtype=torch.bool))
     checked.random_shift(torch.zeros(2, 5, 4, 8, 9), torch.zeros(2, 5, 2, dtype=torch.long), 4)
 
 
@@ -305,6 +341,7 @@ def test_right_shapes_pass_the_annotations(checked: ModuleType) -> None:
         ("two_hot_mean", lambda: (torch.zeros(2, 4), torch.arange(3.0))),
         ("random_shift", lambda: (torch.zeros(2, 4, 8, 9), torch.zeros(2, 2), 4)),
         ("random_shift", lambda: (torch.zeros(2, 4, 8, 9), torch.zeros(3, 2, dtype=torch.long), 4)),
+        ("info_nce", lambda: (torch.zeros(2, 4), torch.zeros(3, 4), torch.zeros(2, dtype=torch.bool))),
         ("symexp", lambda: (torch.zeros(2, dtype=torch.int64),)),
     ],
 )

@@ -11,7 +11,7 @@ Glossary (MR.Q, arXiv 2501.16142; a prime marks target networks):
     z_a       action_embedding                   ELU(Linear(a)), inside g
     z_sa      state_action_embedding             z_sa = g(z_s, a)
     g         state_action_encoder               MLP([z_s, z_a])
-    m         predictor                          (d, z_s', reward logits) = m(z_sa), linear
+    m         predictor                          (d, z_s', reward logits) = m(z_sa), linear by default
     d         terminated_pred                    prediction of terminated, without sigmoid
     pi        actor_network                      a = tanh(pre), pre = MLP(z_s); discrete: Gumbel-softmax
     pre       pre_activation                     penalised by 1e-5 mean(pre^2)
@@ -60,6 +60,7 @@ _HOMES = {
     "evaluate_run": "trainers",
     "load": "trainers",
     "train": "trainers",
+    "train_seeds": "trainers",
 }
 # Written out, so that type checkers see it.
 __all__ = [
@@ -86,6 +87,7 @@ __all__ = [
     "make_replay_buffer",
     "preset",
     "train",
+    "train_seeds",
 ]
 
 if TYPE_CHECKING:
@@ -103,6 +105,7 @@ if TYPE_CHECKING:
         evaluate_run,
         load,
         train,
+        train_seeds,
     )
 
 

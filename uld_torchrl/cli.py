@@ -1,10 +1,11 @@
-"""The command ``uld``: train, eval, audit, info. Arguments are parsed before torch is imported.
+"""The command ``uld``: train, eval, audit, bench, info. Arguments are parsed before torch is imported.
 
 Bad input ends with exit code 2 and one message on standard error; only this file prints.
 """
 
 from __future__ import annotations
 
+import os
 import shlex
 import signal
 import sys
@@ -12,13 +13,18 @@ import time
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from statistics import mean, stdev
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from uld_torchrl.ablations import ablation
+from uld_torchrl.cli_experiments import Report, StudyGroup, report_command, study_command
 from uld_torchrl.config import (
     DEFAULT_ENV,
     AgentConfig,
+    Compile,
+    Precision,
     PresetName,
     Schedule,
     check_run,
@@ -27,9 +33,10 @@ from uld_torchrl.config import (
 )
 from uld_torchrl.duration import parse_duration
 from uld_torchrl.errors import InputError
+from uld_torchrl.seed_list import parse_seeds
 
 if TYPE_CHECKING:
-    from uld_torchrl.trainers import Callback
+    from uld_torchrl.trainers import Callback, TrainResult
 
 NOT_FINISHED = 75
 """Exit code of a run that reached its time limit: EX_TEMPFAIL of sysexits.h, for scripts that requeue it."""
@@ -46,8 +53,13 @@ class Train:
     """Settings: small (CPU, first contact), uld, mrq (published), debug (seconds, learns nothing)."""
     schedule: Schedule | None = None
     """Encoder updates: 'periodic' (all of a period at its start) or 'every_step'."""
+    ablation: str | None = None
+    """Take one part of the agent away: linear-value, sa-target, no-target-encoder, revert (these three),
+    nonlinear-model, mse-reward, no-reward-scale, no-min, no-lap, no-mr, one-step or no-unroll."""
     seed: int = 0
     """Seed of everything random in the run."""
+    seeds: str | None = None
+    """Several runs in one process, one a seed: 0-9, or 0,2,5-7; in place of --seed."""
     num_envs: int | None = None
     """Environments stepped together; a vector step is as many agent steps, and as many updates."""
     env_workers: int = 0
@@ -57,11 +69,15 @@ class Train:
     total_steps: int | None = None
     """Agent steps of the whole run."""
     name: str | None = None
-    """Name of the run; default: the preset."""
+    """Name of the run; default: the ablation, or the preset."""
     run_dir: Path = Path("runs")
     """Root directory of all runs."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:<k>."""
+    precision: Precision | None = None
+    """Matrix products of the update: float32, tf32, bfloat16; auto: float32 on a CPU, tf32 on CUDA."""
+    compile: Compile | None = None
+    """The update: off, on (torch.compile), graph (CUDA graphs); auto: off on a CPU, graph on CUDA."""
     log: tyro.conf.UseAppendAction[tuple[Literal["tensorboard", "wandb"], ...]] = ()
     """Log to tensorboard or wandb as well as to CSV files; may be repeated."""
     on_nonfinite: Literal["stop", "skip"] = "stop"
@@ -113,6 +129,28 @@ class Audit:
 
 
 @dataclass(frozen=True)
+class Bench:
+    """Measure a part of a run on this machine, beside what bounds it: step, sample, env or memory."""
+
+    what: tyro.conf.Positional[Literal["step", "sample", "env", "memory"]]
+    """One update; the replay buffer by its size; stepping the environment; memory."""
+    preset: PresetName = "uld"
+    """Settings: uld, mrq (full size), small, debug."""
+    env: str = "gym/HalfCheetah-v5"
+    """Environment whose observations and actions are used."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:<k>."""
+    threads: int | None = None
+    """Threads of PyTorch; default: its own."""
+    set: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """Any setting as section.field=value, e.g. --set optim.precision=bfloat16; may be repeated."""
+    json: Path | None = None
+    """Write the figures to this file as well."""
+    quick: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Few rounds and small sizes: shows that it works, measures little."""
+
+
+@dataclass(frozen=True)
 class Info:
     """Show versions, devices, the renderer, and what is missing."""
 
@@ -121,6 +159,9 @@ Command = (
     Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Eval, tyro.conf.subcommand("eval")]
     | Annotated[Audit, tyro.conf.subcommand("audit")]
+    | Annotated[Bench, tyro.conf.subcommand("bench")]
+    | Annotated[StudyGroup, tyro.conf.subcommand("study")]
+    | Annotated[Report, tyro.conf.subcommand("report")]
     | Annotated[Info, tyro.conf.subcommand("info")]
 )
 
@@ -138,6 +179,12 @@ def main(arguments: list[str] | None = None) -> int:
             _eval(command)
         elif isinstance(command, Audit):
             return _audit(command)
+        elif isinstance(command, Bench):
+            _bench(command)
+        elif isinstance(command, StudyGroup):
+            return study_command(command)
+        elif isinstance(command, Report):
+            return report_command(command)
         else:
             _info()
     except InputError as error:
@@ -161,16 +208,19 @@ def settings(command: Train) -> AgentConfig:
     """
     options = {
         "optim.schedule": command.schedule,
+        "optim.precision": command.precision,
+        "optim.compile": command.compile,
         "run.num_envs": command.num_envs,
         "run.total_steps": command.total_steps,
     }
     given = [f"{name}={value}" for name, value in options.items() if value is not None]
-    return override(preset(command.preset), [*given, *command.set])
+    ablated = () if command.ablation is None else ablation(command.ablation).settings
+    return override(preset(command.preset), [*ablated, *given, *command.set])
 
 
 def _interrupted(stop: KeyboardInterrupt, command: Command, arguments: list[str]) -> int:
     """Say what was saved and how to go on; return the exit code of that signal."""
-    again = f"; to go on: {_again(arguments)}" if isinstance(command, Train) else ""
+    again = f"; to go on: {_again(arguments)}" if isinstance(command, Train | StudyGroup) else ""
     print(f"uld: {str(stop) or 'interrupted'}{again}", file=sys.stderr)
     return 128 + getattr(stop, "signum", signal.SIGINT)
 
@@ -184,41 +234,66 @@ def _again(arguments: list[str]) -> str:
 def _train(command: Train) -> int:
     begin, limit = time.monotonic(), _time_limit(command)
     config = check_run(settings(command))
-    from uld_torchrl.trainers import Guards, OutOfTime, ULDTrainer
+    seeds = _seeds(command)
+    from uld_torchrl.trainers import Guards, OutOfTime, SeedsTrainer, ULDTrainer
     from uld_torchrl.trainers.device import pick_device
 
-    trainer = ULDTrainer(
-        command.env,
-        config,
-        name=command.name or command.preset,
-        run_dir=command.run_dir,
-        seed=command.seed,
-        fresh=command.fresh,
-        device=pick_device(command.device),
-        env_workers=command.env_workers,
-        buffer_storage=command.buffer_storage,
-        log_to=command.log,
-        callbacks=_callbacks(command, config),
-        guards=Guards(command.on_nonfinite, command.env_restarts, limit and _left(limit, begin)),
-        progress=True,
-    )
+    options: dict[str, Any] = {
+        "name": command.name or command.ablation or command.preset,
+        "run_dir": command.run_dir,
+        "fresh": command.fresh,
+        "device": pick_device(command.device),
+        "env_workers": command.env_workers,
+        "buffer_storage": command.buffer_storage,
+        "log_to": command.log,
+        "callbacks": _callbacks(command, config),
+        "guards": Guards(command.on_nonfinite, command.env_restarts, limit and _left(limit, begin)),
+        "progress": True,
+    }
+    trainer: ULDTrainer | SeedsTrainer
+    if len(seeds) == 1:
+        trainer = ULDTrainer(command.env, config, seed=seeds[0], **options)
+    else:
+        trainer = SeedsTrainer(command.env, config, seeds=seeds, **options)
     with closing(trainer):
-        if trainer.step:
-            state = "is finished" if trainer.finished else f"goes on from step {trainer.step}"
-            print(f"{trainer.run.path} {state}")
+        runs = [trainer] if isinstance(trainer, ULDTrainer) else trainer.trainers
+        for run in runs:
+            if run.step:
+                state = "is finished" if run.finished else f"goes on from step {run.step}"
+                print(f"{run.run.path} {state}")
         if not trainer.finished:
-            print(trainer.room)
+            print(runs[0].room)
         try:
-            result = trainer.train()
+            found = trainer.train()
         except OutOfTime as stop:
             print(f"uld: {stop}", file=sys.stderr)
             return NOT_FINISHED
-    print(
-        f"return {result.return_mean:.1f} (sd {result.return_std:.1f}, {config.run.eval_episodes} episodes) "
-        f"at step {result.step} in {result.path}; next: "
-        f"uld {'eval' if command.audit_every is None else 'audit'} {shlex.quote(str(result.path))}"
-    )
+    print(_outcome(found if isinstance(found, list) else [found], command, config))
     return 0
+
+
+def _outcome(results: list[TrainResult], command: Train, config: AgentConfig) -> str:
+    """Return what came of the runs, a line each, and what to do next."""
+    lines = [
+        f"return {result.return_mean:.1f} (sd {result.return_std:.1f}, {config.run.eval_episodes} episodes) "
+        f"at step {result.step} in {result.path}"
+        for result in results
+    ]
+    if len(results) > 1:
+        returns = [result.return_mean for result in results]
+        lines.append(f"return {mean(returns):.1f} (sd {stdev(returns):.1f} over {len(returns)} seeds)")
+    program = "eval" if command.audit_every is None else "audit"
+    return "\n".join(lines) + f"; next: uld {program} {shlex.quote(str(results[0].path))}"
+
+
+def _seeds(command: Train) -> list[int]:
+    if command.seeds is None:
+        return [command.seed]
+    if command.seed != Train.seed:
+        raise InputError(
+            f"--seed {command.seed} and --seeds {command.seeds} exclude each other: name all in --seeds."
+        )
+    return parse_seeds("--seeds", command.seeds)
 
 
 def _time_limit(command: Train) -> float | None:
@@ -274,6 +349,26 @@ def _audit(command: Audit) -> int:
     print(found.report.sentence)
     print(f"report: {found.path / 'report.md'}")
     return 1 if found.report.verdict == "fail" else 0
+
+
+def _bench(command: Bench) -> None:
+    most = 4 * (os.cpu_count() or 1)
+    if command.threads is not None and not 1 <= command.threads <= most:
+        raise InputError(f"--threads must lie in 1 ... {most} on this machine, got {command.threads}.")
+    if command.json is not None and not command.json.parent.is_dir():
+        raise InputError(f"--json {command.json}: there is no folder {command.json.parent}; make it first.")
+    config = override(preset(command.preset), list(command.set))
+    from uld_torchrl.bench import BENCHES, with_threads
+    from uld_torchrl.trainers.device import pick_device
+
+    with with_threads(command.threads):
+        report = BENCHES[command.what](
+            config, env=command.env, device=pick_device(command.device), quick=command.quick
+        )
+    print(report.table())
+    if command.json is not None:
+        command.json.write_text(report.json() + "\n")
+        print(f"wrote {command.json}")
 
 
 def _info() -> None:

@@ -22,6 +22,8 @@ from uld_torchrl.errors import InputError, check_kinds, check_non_negative, chec
 
 DEFAULT_ENV = "dmc/cartpole-swingup"
 Schedule = Literal["periodic", "every_step"]
+Precision = Literal["auto", "float32", "tf32", "bfloat16"]
+Compile = Literal["auto", "off", "on", "graph"]
 PresetName = Literal["uld", "mrq", "small", "debug"]
 
 
@@ -48,12 +50,20 @@ class OptimConfig:
 
     image_shift: int = 4
     """Largest random shift of images in pixels; 0 switches it off."""
+    precision: Precision = "auto"
+    """Matrix products of the losses: float32, tf32 (CUDA), bfloat16 (CUDA, or a CPU with AVX512-BF16 or AMX);
+    auto: float32 on a CPU, tf32 on CUDA. Weights and targets are float32 in all."""
+    compile: Compile = "auto"
+    """The update: 'off' as it is, 'on' by torch.compile, 'graph' as CUDA graphs; auto: off on a CPU, graph on
+    CUDA."""
 
     def __post_init__(self) -> None:
         check_kinds(self)
         check_positive(self, "batch_size", "encoder_lr", "value_lr", "policy_lr", "value_grad_clip", "period")
         check_non_negative(self, "weight_decay", "image_shift")
         one_of("schedule", self.schedule, ("periodic", "every_step"))
+        one_of("precision", self.precision, ("auto", "float32", "tf32", "bfloat16"))
+        one_of("compile", self.compile, ("auto", "off", "on", "graph"))
 
 
 @dataclass(frozen=True)
@@ -66,6 +76,10 @@ class ReplayConfig:
     """Exponent of the priority max(td_error, lap_min_priority) ** lap_alpha."""
     lap_min_priority: float = 1.0
     """TD errors below this count as this."""
+    fade: float = 1.0
+    """Windows of age k agent steps are drawn with their priority times max(fade ** k, fade_floor); 1: off."""
+    fade_floor: float = 0.1
+    """Least factor on the priority of old windows."""
 
     def __post_init__(self) -> None:
         check_kinds(self)
@@ -73,6 +87,9 @@ class ReplayConfig:
         check_non_negative(self, "lap_alpha")
         if self.lap_alpha > 10:
             raise InputError(f"lap_alpha must be at most 10, got {self.lap_alpha}.")
+        for name, least in (("fade", 0.5), ("fade_floor", 0.01)):
+            if not least <= getattr(self, name) <= 1:
+                raise InputError(f"{name} must lie in [{least}, 1], got {getattr(self, name)}.")
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,9 @@
 """Settings of the networks and of the losses; one place for each default.
 
 Published values (MR.Q, arXiv 2501.16142) throughout. The switches at the end of :class:`LossConfig` and
-:class:`ModelConfig` lead from the published losses to those of the theorems, one at a time; all of them are
-off by default. No torch here, see ``config``.
+:class:`ModelConfig` lead from the published losses to those of the theorems, and to the ablations of the
+published design study (``ablations``), one at a time; all of them are off by default. No torch here, see
+``config``.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ ValueHeadName = Literal["mlp", "linear"]
 ValueLossName = Literal["huber", "mse"]
 RewardLossName = Literal["two_hot", "mse"]
 DynamicsTargetName = Literal["state", "state_action"]
+PredictorName = Literal["linear", "mlp"]
+TargetValueName = Literal["min", "mean"]
 
 
 @dataclass(frozen=True)
@@ -42,12 +45,15 @@ class ModelConfig:
     """Value on z_sa: 'mlp' (published), or 'linear', Q = z_sa . w without a bias, as in the theorems."""
     num_values: int = 2
     """Value heads; targets take their minimum, the policy climbs their mean."""
+    predictor: PredictorName = "linear"
+    """Latent model m on z_sa: 'linear' (published), or 'mlp', three layers of hidden_dim."""
 
     def __post_init__(self) -> None:
         check_kinds(self)
         check_positive(self, "z_s_dim", "z_a_dim", "z_sa_dim", "hidden_dim", "bin_range", "gumbel_tau")
         check_positive(self, "conv_channels", "num_values")
         one_of("value_head", self.value_head, ("mlp", "linear"))
+        one_of("predictor", self.predictor, ("linear", "mlp"))
         if self.num_bins < 3:
             raise InputError(f"num_bins must be at least 3, got {self.num_bins}.")
         for name, largest in (("num_bins", 100_000), ("num_values", 1_000)):
@@ -95,10 +101,20 @@ class LossConfig:
     """Leave f and g as they were drawn; the latent model, the value and the policy still learn."""
     reward_scaling: bool = True
     """Divide the value by the mean absolute reward in the buffer; off: by 1."""
+    target_value: TargetValueName = "min"
+    """Value targets take the least of the target heads ('min', published) or their mean ('mean')."""
+    encoder_horizon: int = 0
+    """Steps of a window that the encoder's loss reads; 0: all of the horizon."""
+    end_to_end: bool = False
+    """Train f and g by the value's loss, at encoder_lr, in place of the encoder's loss; m does not learn."""
+    infonce_coeff: float = 0.0
+    """Weight of InfoNCE on predicted next embeddings in the encoder's loss (DR.Q, arXiv 2605.11711: 0.1)."""
+    infonce_temperature: float = 0.1
+    """Temperature of its cosine similarities."""
 
     def __post_init__(self) -> None:
         check_kinds(self)
-        check_positive(self, "horizon", "n_steps")
+        check_positive(self, "horizon", "n_steps", "infonce_temperature")
         check_non_negative(
             self,
             "dynamics_coeff",
@@ -108,6 +124,8 @@ class LossConfig:
             "exploration_noise",
             "target_noise",
             "target_noise_clip",
+            "encoder_horizon",
+            "infonce_coeff",
         )
         if self.n_steps > self.horizon:
             raise InputError(f"n_steps must be at most horizon ({self.horizon}), got {self.n_steps}.")
@@ -119,7 +137,10 @@ class LossConfig:
         one_of("value_loss", self.value_loss, ("huber", "mse"))
         one_of("reward_loss", self.reward_loss, ("two_hot", "mse"))
         one_of("dynamics_target", self.dynamics_target, ("state", "state_action"))
-        check_unroll(self.dynamics_target, self.unroll, self.horizon)
+        one_of("target_value", self.target_value, ("min", "mean"))
+        steps = encoder_steps(self.encoder_horizon, self.horizon)
+        check_unroll(self.dynamics_target, self.unroll, steps)
+        check_end_to_end(self.end_to_end, self.freeze_encoder)
 
 
 def check_unroll(dynamics_target: str, unroll: bool, horizon: int) -> None:
@@ -135,5 +156,38 @@ def check_unroll(dynamics_target: str, unroll: bool, horizon: int) -> None:
         raise InputError(
             f"unroll must be false for dynamics_target 'state_action' with horizon {horizon}: what is "
             "predicted is z_s'a' of the policy's action, which the recorded actions cannot go on from. Set "
-            "loss.unroll=false, or horizon and n_steps to 1."
+            "loss.unroll=false, or loss.encoder_horizon=1."
+        )
+
+
+def encoder_steps(encoder_horizon: int, horizon: int) -> int:
+    """Return how many steps of a window the encoder's loss reads.
+
+    Raises:
+        InputError: more than there are.
+
+    Example:
+        >>> encoder_steps(0, 5), encoder_steps(1, 5)
+        (5, 1)
+    """
+    if 0 <= encoder_horizon <= horizon:
+        return encoder_horizon or horizon
+    raise InputError(
+        f"encoder_horizon must be at most horizon ({horizon}), or 0 for all of it, got {encoder_horizon}."
+    )
+
+
+def check_end_to_end(end_to_end: bool, freeze_encoder: bool) -> None:
+    """Refuse to train by the value what is frozen.
+
+    Raises:
+        InputError: both are set.
+
+    Example:
+        >>> check_end_to_end(True, False)
+    """
+    if end_to_end and freeze_encoder:
+        raise InputError(
+            "end_to_end and freeze_encoder exclude each other, got True for both: the one trains f and g by "
+            "the value's loss, the other leaves them as they were drawn. Set loss.freeze_encoder=false."
         )

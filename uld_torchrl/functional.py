@@ -132,6 +132,34 @@ def two_hot_mean(logits: Float[Tensor, "*b k"], bins: Float[Tensor, "k"]) -> Flo
     return (logits.softmax(-1) * bins).sum(-1)
 
 
+def info_nce(
+    z: Float[Tensor, "*b n d"],
+    z_target: Float[Tensor, "*b n d"],
+    counted: Bool[Tensor, "*b n"],
+    temperature: float = 0.1,
+) -> Float[Tensor, "*b n"]:
+    """Return how hard each z_i is to tell from the batch: ``-log softmax_j(cos(z_i, z'_j) / temperature)_i``.
+
+    InfoNCE (arXiv 1807.03748) on cosine similarities, as DR.Q has it on predicted next embeddings (arXiv
+    2605.11711). The negatives of row i are the counted rows of the batch.
+
+    Args:
+        z: (..., n, d) predicted embeddings.
+        z_target: (..., n, d) what they should resemble, row by row.
+        counted: (..., n) false for rows that are nobody's negative.
+        temperature: small ones weigh the nearest negatives most.
+
+    Example:
+        >>> z, both = torch.eye(2), torch.tensor([True, True])
+        >>> info_nce(z, 3 * z, both, temperature=1.0)  # log(1 + e) - 1
+        tensor([0.3133, 0.3133])
+    """
+    similarity = F.normalize(z, dim=-1) @ F.normalize(z_target, dim=-1).mT / temperature
+    own = torch.eye(z.shape[-2], dtype=torch.bool, device=z.device)
+    among = similarity.masked_fill(~(own | counted.unsqueeze(-2)), -torch.inf)
+    return torch.logsumexp(among, -1) - similarity.diagonal(dim1=-2, dim2=-1)
+
+
 def random_shift(
     pixels: Shaped[Tensor, "*b c h w"], shifts: Int[Tensor, "*b 2"], pad: int
 ) -> Shaped[Tensor, "*b c h w"]:
@@ -169,4 +197,5 @@ def one_hot_argmax(x: Shaped[Tensor, "*b a"]) -> Shaped[Tensor, "*b a"]:
         >>> one_hot_argmax(torch.tensor([0.1, 0.7, 0.2]))
         tensor([0., 1., 0.])
     """
-    return F.one_hot(x.argmax(-1), x.shape[-1]).to(x.dtype)
+    # F.one_hot would look at the indices first.
+    return torch.zeros_like(x).scatter(-1, x.argmax(-1, keepdim=True), 1)

@@ -1,9 +1,9 @@
 """What a soft Gumbel-softmax policy climbs: values of mixtures of actions, unknown to theory and data.
 
 Two actions, whose values differ by a hundredth; between them the critic, which only ever saw one-hot actions,
-says something of its own, here a hump. The policy's objective E[Q(softmax((l + g) / tau))] is an integral over
-one logistic variable, the difference of two Gumbel ones. At temperature 1 its maximum lies on the side of the
-worse action; at 0.2 samples are almost one-hot, and it lies on that of the better one.
+says something of its own, here a hump. The policy's objective E[Q(softmax((l + g) / tau))] is an integral
+over one logistic variable, the difference of two Gumbel ones. At temperature 1 its maximum lies on the side
+of the worse action; at 0.2 samples are almost one-hot, and it lies on that of the better one.
 """
 
 from __future__ import annotations

@@ -50,8 +50,19 @@ def test_the_printed_eval_command_works(uld: Any, trained: tuple[Path, Any]) -> 
 
 
 def test_help_answers_for_every_command(uld: Any) -> None:
-    for arguments in (["--help"], ["train", "--help"], ["eval", "--help"], ["info", "--help"]):
-        outcome = uld(*arguments)
+    commands = (
+        "train",
+        "eval",
+        "audit",
+        "bench",
+        "study run",
+        "study list",
+        "study status",
+        "report",
+        "info",
+    )
+    for arguments in ([], *(command.split() for command in commands)):
+        outcome = uld(*arguments, "--help")
         assert outcome.code == 0
         assert "usage: uld" in outcome.out
     for option in ("--preset", "--schedule", "--seed", "--num-envs", "--total-steps", "--name", "--run-dir"):

@@ -72,8 +72,8 @@ def poison_draw(patch: pytest.MonkeyPatch, rb: WindowReplayBuffer, draw: int) ->
     """Put NaN into a reward of one batch that is drawn; return the list that all batches will be added to."""
     sample, drawn = rb.sample, []
 
-    def spy() -> TensorDictBase:
-        batch = sample()
+    def spy(**options: Any) -> TensorDictBase:
+        batch = sample(**options)
         drawn.append(poisoned(batch) if len(drawn) == draw else batch)
         return drawn[-1]
 

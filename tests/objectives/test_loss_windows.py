@@ -26,12 +26,23 @@ def _flags(td: TensorDict, **steps: tuple[int, int]) -> TensorDict:
 @pytest.mark.parametrize("name", LOSSES)
 @pytest.mark.parametrize(
     ("shape", "words"),
-    [((4, 5), r"\(4, 5\)"), ((4, 2), r"\(4, 2\)"), ((4,), r"\(4,\)"), ((2, 4, 3), r"\(2, 4, 3\)")],
+    [((4, 5), r"\(4, 5\)"), ((4, 1), r"\(4, 1\)"), ((4,), r"\(4,\)"), ((2, 4, 3), r"\(2, 4, 3\)")],
 )
 def test_wrong_batch_shapes_are_named(tools: Any, name: str, shape: tuple[int, ...], words: str) -> None:
     td = tools.random_window(B=40, H=3).reshape(-1)[: math.prod(shape)].reshape(shape)
     with pytest.raises(InputError, match=rf"expected windows of batch size \(B, 3\), got {words}"):
         getattr(tools.real_loss(), name)(td)
+
+
+def test_the_value_loss_takes_the_steps_it_reads_alone(tools: Any) -> None:
+    loss, td = tools.real_loss(policy_noise=0.0), tools.random_window()
+    whole, cut = loss.value_loss(td), loss.value_loss(td[:, : loss.n_steps])
+    assert loss.n_steps < td.shape[1]
+    assert torch.equal(whole[0], cut[0])
+    for key in ("td_error", "state_embedding", "pred_value", "target_value"):
+        assert torch.equal(whole[1][key], cut[1][key])
+    with pytest.raises(InputError, match="expected windows of batch size"):
+        loss.encoder_loss(td[:, : loss.n_steps])
 
 
 @pytest.mark.parametrize("name", LOSSES)

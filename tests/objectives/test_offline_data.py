@@ -264,7 +264,7 @@ def test_a_missing_observation_is_named_by_the_policy_loss(tools: Any) -> None:
 
 
 @pytest.mark.parametrize("name", LOSSES)
-@pytest.mark.parametrize("shape", [(30,), (10, 3, 1), (6, 5), (15, 2), (1, 10, 3)], ids=str)
+@pytest.mark.parametrize("shape", [(30,), (10, 3, 1), (6, 5), (30, 1), (1, 10, 3)], ids=str)
 def test_another_batch_size_is_refused(tools: Any, name: str, shape: tuple[int, ...]) -> None:
     td = _windows(SPECS["box"]).reshape(-1).reshape(shape)
     message = f"expected windows of batch size (B, 3), got {shape}"

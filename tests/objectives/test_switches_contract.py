@@ -55,6 +55,17 @@ SWITCHES: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any], dict[s
     "value_head": ({}, {"value_head": "linear"}, {}, VALUED),
     "one head": ({}, {"num_values": 1}, {}, VALUED),
     "three heads": ({}, {"num_values": 3}, {}, VALUED),
+    "target_value": ({"target_value": "mean"}, {}, {}, {VALUE: TARGET}),
+    "encoder_horizon": ({"encoder_horizon": 2}, {}, {}, {ENCODER: LATENT}),
+    "end_to_end": ({"end_to_end": True}, {}, {}, {}),
+    "predictor": ({}, {"predictor": "mlp"}, {}, {ENCODER: LATENT}),
+    "infonce_coeff": ({"infonce_coeff": 0.1}, {}, {}, {ENCODER: {"loss"}}),
+    "infonce_temperature": (
+        {"infonce_coeff": 0.1, "infonce_temperature": 0.5},
+        {},
+        {"infonce_coeff": 0.1},
+        {ENCODER: {"loss"}},
+    ),
 }
 THEOREM = (
     {
@@ -141,15 +152,17 @@ def test_a_switch_changes_what_it_names_and_nothing_else(
 ) -> None:
     default = _moved(tools, base, {}, spec, policy_noise=0.2, noise_clip=0.3)
     switched = _share(_moved(tools, switch, model, spec, policy_noise=0.2, noise_clip=0.3), default)
-    # A product with fewer rows of m is rounded otherwise; all else is equal to the last bit.
-    exact, expected = "reward_loss" not in switch, changes.get(name, set())
+    # Products are rounded otherwise with fewer rows of m, or under vmap where their input takes gradients;
+    # all else is equal to the last bit.
+    exact = not {"reward_loss", "end_to_end"} & set(switch)
+    expected = changes.get(name, set())
     td = _window(tools, spec)
     if not exact:
         default, switched, td = default.double(), switched.double(), _in_double(td)
     (old, old_gradients), (new, new_gradients) = (_results(loss, td, name) for loss in (default, switched))
     rounding = 0.0 if exact else 1e-12
     assert _differ(old, new, rounding) == expected
-    if expected & {"loss"} or (name == ENCODER and "freeze_encoder" in switch):
+    if expected & {"loss"} or (name, *switch) in [(ENCODER, "freeze_encoder"), (VALUE, "end_to_end")]:
         return
     for network in NETWORKS:
         one, other = old_gradients[network], new_gradients[network]
@@ -180,9 +193,10 @@ def test_gradients_reach_all_of_a_loss_own_networks_and_no_others(
     loss = _moved(tools, switch, model, spec)
     getattr(loss, name)(_window(tools, spec))[0].backward()
     frozen = NETWORKS[:2] if switch.get("freeze_encoder") else ()
+    shared = NETWORKS[:2] if switch.get("end_to_end") and name == VALUE else ()
     for network in NETWORKS:
         for key, parameter in getattr(loss, f"{network}_params").items(True, True):
-            if network in OWN[name] and network not in frozen:
+            if network in (*OWN[name], *shared) and network not in frozen:
                 assert parameter.grad is not None and parameter.grad.any(), (network, key)
             else:
                 assert parameter.grad is None, (network, key)
@@ -207,7 +221,7 @@ def test_a_copy_gives_the_same_and_is_independent(
     for value in [*loss.parameters(), *loss.buffers()]:
         value.data.mul_(0)
     assert not _differ(_outputs(twin, td), before)
-    twin(td.clone())["loss_encoder"].backward()
+    sum(value for key, value in twin(td.clone()).items() if key.startswith("loss_")).backward()
     assert all(p.grad is None for p in loss.parameters())
 
 
@@ -340,12 +354,14 @@ def test_make_loss_hands_on_every_switch() -> None:
     default = LossConfig()
     attributes = {name: name for switch, *_ in SWITCHES.values() for name in switch}
     attributes |= {"value_loss": "value_kind", "reward_loss": "reward_kind"}
-    assert len(attributes) == 7
+    attributes |= {"target_value": "target_kind", "encoder_horizon": "encoder_steps"}
+    assert len(attributes) == 12
     for switch, model, *_ in SWITCHES.values():
         config = AgentConfig(model=replace(TINY, **model), loss=LossConfig(**switch))
         loss = make_loss(make_networks(Unbounded(3), BOX, config.model, loss=config.loss), BOX, config)
         found = {name: getattr(loss, attribute) for name, attribute in attributes.items()}
-        assert found == {name: switch.get(name, getattr(default, name)) for name in attributes}
+        steps = {} if "encoder_horizon" in switch else {"encoder_horizon": default.horizon}
+        assert found == {name: switch.get(name, getattr(default, name)) for name in attributes} | steps
         assert loss.num_qvalue_nets == model.get("num_values", 2)
         assert loss.num_outputs == (1 if "reward_loss" in switch else 5)
     parameters = inspect.signature(ULDLoss).parameters

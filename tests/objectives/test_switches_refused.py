@@ -60,6 +60,7 @@ def test_networks_made_for_other_switches_are_refused(
         ({"value_loss": "l1"}, "huber, mse"),
         ({"reward_loss": "huber"}, "two_hot, mse"),
         ({"dynamics_target": "pair"}, "state, state_action"),
+        ({"target_value": "max"}, "min, mean"),
     ],
 )
 @pytest.mark.parametrize("build", ["config", "loss"])
@@ -76,7 +77,10 @@ def test_an_unknown_choice_is_refused_with_the_known_ones(
             ULDLoss(**parts, action_spec=BOX, **setting)
 
 
-@pytest.mark.parametrize("name", ["unroll", "target_encoder", "freeze_encoder", "reward_scaling"])
+FLAGS = ["unroll", "target_encoder", "freeze_encoder", "reward_scaling", "end_to_end"]
+
+
+@pytest.mark.parametrize("name", FLAGS)
 @pytest.mark.parametrize("build", ["config", "loss"])
 def test_a_word_in_place_of_a_flag_is_refused(tools: Any, name: str, build: str) -> None:
     """The truth of "false" is True."""
@@ -99,3 +103,27 @@ def test_the_next_pair_is_not_unrolled_over_recorded_actions(
         return
     with pytest.raises(InputError, match=f"unroll must be false .* horizon {horizon}: .*loss.unroll=false"):
         construct(**settings)
+
+
+@pytest.mark.parametrize("build", ["config", "loss"])
+def test_the_next_pair_may_be_predicted_one_step_ahead_of_longer_windows(tools: Any, build: str) -> None:
+    construct: Callable[..., Any] = LossConfig if build == "config" else tools.real_loss
+    made = construct(dynamics_target="state_action", encoder_horizon=1)
+    assert made.unroll and made.dynamics_target == "state_action"
+    with pytest.raises(InputError, match=r"unroll must be false .* horizon 2: .*loss\.encoder_horizon=1"):
+        construct(dynamics_target="state_action", encoder_horizon=2)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"encoder_horizon": 4}, r"encoder_horizon must be at most horizon \(3\), or 0 for all of it, got 4"),
+        ({"encoder_horizon": -1}, "encoder_horizon must be at most horizon .*, got -1"),
+        ({"end_to_end": True, "freeze_encoder": True}, "end_to_end and freeze_encoder exclude each other"),
+    ],
+)
+def test_switches_that_contradict_each_other_are_refused(
+    tools: Any, settings: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(InputError, match=words):
+        tools.real_loss(**settings)

@@ -186,8 +186,8 @@ def poison(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every batch that any replay buffer gives from the fifth on holds NaN."""
     sample, count = WindowReplayBuffer.sample, iter(range(10**6))
 
-    def spy(self: WindowReplayBuffer, *args: Any) -> TensorDictBase:
-        batch = sample(self, *args)
+    def spy(self: WindowReplayBuffer, *args: Any, **options: Any) -> TensorDictBase:
+        batch = sample(self, *args, **options)
         if next(count) == 4:
             batch["next", "reward"][0, 0] = math.nan
         return batch

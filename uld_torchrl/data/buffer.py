@@ -16,6 +16,7 @@ from torchrl.data import ReplayBuffer, TensorDictReplayBuffer
 
 from uld_torchrl.data.keys import ReplayKeys, stored
 from uld_torchrl.data.sampler import SubTrajectorySampler
+from uld_torchrl.data.windows import HorizonWindow
 from uld_torchrl.errors import InputError
 
 
@@ -40,12 +41,15 @@ class WindowReplayBuffer(TensorDictReplayBuffer):
         >>> batch = rb.sample()
         >>> batch.shape, batch["observation"].shape
         (torch.Size([4, 3]), torch.Size([4, 3, 3]))
+        >>> rb.sample(steps=2).shape
+        torch.Size([4, 2])
         >>> rb.update_priority(batch["anchor_index"], torch.rand(4))
         >>> rb.mean_abs_reward()
         tensor(1.)
     """
 
     _sampler: SubTrajectorySampler
+    _sample_unit: HorizonWindow
     _holds = "vectors"
 
     def add(self, data: TensorDictBase) -> Tensor:
@@ -76,6 +80,40 @@ class WindowReplayBuffer(TensorDictReplayBuffer):
         lanes = self._sampler.num_lanes
         steps = tensordicts.shape[1] if tensordicts.ndim > 1 else -1
         return ReplayBuffer.extend(self, self._selected(tensordicts, (lanes, steps)))
+
+    def sample(
+        self,
+        batch_size: int | None = None,
+        return_info: bool = False,
+        include_info: bool | None = None,
+        *,
+        steps: int | None = None,
+    ) -> Any:
+        """Draw windows, a tensordict [batch_size, horizon], or with ``steps`` only the beginnings of them.
+
+        Args:
+            batch_size: windows; default: the buffer's.
+            return_info: return (windows, what is known of them).
+            include_info: TorchRL's former name of it.
+            steps: of each window only the first so many steps are gathered. The windows are those that would
+                have been drawn without it.
+
+        Raises:
+            InputError: no window can be drawn, or ``steps`` does not lie in 1 ... horizon.
+        """
+        unit = self._sample_unit
+        if steps is None:
+            return super().sample(batch_size, return_info, include_info)
+        if not 1 <= steps <= unit.horizon or self._prefetch:
+            raise InputError(
+                f"steps must lie in 1 ... horizon ({unit.horizon}), and needs a buffer without prefetch; "
+                f"got {steps}."
+            )
+        unit.steps = steps
+        try:
+            return super().sample(batch_size, return_info, include_info)
+        finally:
+            unit.steps = unit.horizon
 
     def _selected(self, data: TensorDictBase, shape: tuple[int, ...]) -> TensorDictBase:
         """Return what is stored of the data."""

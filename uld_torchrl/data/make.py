@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 from torchrl.data import LazyMemmapStorage, LazyTensorStorage, RoundRobinWriter, TensorStorage
 
 from uld_torchrl.data.buffer import WindowReplayBuffer
@@ -28,6 +29,8 @@ def make_replay_buffer(
     batch_size: int = 256,
     alpha: float = 0.4,
     min_priority: float = 1.0,
+    fade: float = 1.0,
+    fade_floor: float = 0.1,
     device: torch.device | str = "cpu",
     keys: ReplayKeys | None = None,
     generator: torch.Generator | None = None,
@@ -44,6 +47,8 @@ def make_replay_buffer(
         batch_size: windows in a sample.
         alpha: exponent of the priorities.
         min_priority: TD errors below this count as this.
+        fade: factor on the priority for each agent step of age, when drawing; 1: none.
+        fade_floor: the least factor of old windows.
         device: where records and priorities live.
         keys: names of the entries to store.
         generator: source of the draws; without one, torch's global one.
@@ -72,7 +77,15 @@ def make_replay_buffer(
     given = keys or (ReplayKeys() if frame_stack is None else ReplayKeys.of_images())
     kept = given if frame_stack is None else FrameKeys.of(given)
     sampler = SubTrajectorySampler(
-        ring, num_lanes, horizon, alpha=alpha, min_priority=min_priority, keys=kept, device=device
+        ring,
+        num_lanes,
+        horizon,
+        alpha=alpha,
+        min_priority=min_priority,
+        fade=fade,
+        fade_floor=fade_floor,
+        keys=kept,
+        device=device,
     )
     parts: dict[str, Any] = {
         "storage": _storage(ring * num_lanes, device, folder),
@@ -102,12 +115,31 @@ def _folder(storage: str, folder: Path | str | None, device: torch.device | str)
 
 def _storage(size: int, device: torch.device | str, folder: Path | None) -> TensorStorage:
     if folder is None:
-        return LazyTensorStorage(size, ndim=2, device=device)
+        return _Storage(size, ndim=2, device=device)
     folder.mkdir(parents=True, exist_ok=True)
     return _MappedStorage(size, ndim=2, scratch_dir=folder / "records", existsok=True)
 
 
-class _MappedStorage(LazyMemmapStorage):
+class _Gathers(TensorStorage):
+    """Reads windows by the rows' numbers: half the time of two indices on a CPU, less beyond its caches."""
+
+    def get(self, index: Any) -> Any:
+        if not (isinstance(index, tuple) and all(isinstance(part, Tensor) for part in index)):
+            return super().get(index)
+        time, lane = index
+        rows = (time * self._total_shape[1] + lane).view(-1)
+
+        def read(entry: Tensor) -> Tensor:
+            return entry.flatten(0, 1).index_select(0, rows).view(*time.shape, *entry.shape[2:])
+
+        return self._storage.apply(read, batch_size=time.shape)
+
+
+class _Storage(_Gathers, LazyTensorStorage):
+    """TorchRL's, in memory."""
+
+
+class _MappedStorage(_Gathers, LazyMemmapStorage):
     """TorchRL's, whose files have their room on the disk from the start."""
 
     def _init(self, data: Any) -> None:

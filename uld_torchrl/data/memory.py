@@ -18,7 +18,7 @@ from uld_torchrl.data.pixels import FrameKeys
 from uld_torchrl.errors import InputError
 
 GB = 1e9
-PRIORITY_BYTES = 8 + 8 / 64  # float64, and one sum for a block of 64
+PRIORITY_BYTES = 8 + 8 / 64 + 8 / 64**2  # float64, and the sums of blocks of 64, and of 64 blocks
 FRAME_NAME_BYTES = 24  # lane, position and depth
 
 CGROUP = Path("/sys/fs/cgroup")
@@ -51,7 +51,7 @@ def replay_bytes(
         >>> after |= {"terminated": flag, "truncated": flag, "done": flag}
         >>> step = {"observation": torch.zeros(1, 17), "action": torch.zeros(1, 6), "next": after}
         >>> replay_bytes(TensorDict(step, batch_size=[1]), 1_000_000)
-        175125000
+        175126953
     """
     keys = keys or ReplayKeys()
     lanes, ring = len(step), capacity // len(step)

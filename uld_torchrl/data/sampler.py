@@ -21,7 +21,7 @@ from torchrl.data import TensorStorage
 from torchrl.data.replay_buffers.samplers import Sampler
 
 from uld_torchrl.data.keys import ReplayKeys, stored
-from uld_torchrl.data.priorities import PrioritySum
+from uld_torchrl.data.priorities import PrioritySum, check_fade, faded
 from uld_torchrl.errors import InputError
 
 
@@ -43,6 +43,7 @@ class SubTrajectorySampler(Sampler):
         horizon: records H in a window.
         alpha: exponent of the priorities; 0 draws all windows equally often.
         min_priority: TD errors below this count as this.
+        fade, fade_floor: factor on the priority for each agent step of age, when drawing, and its least.
         keys: names of the stored entries.
         device: where the priorities live; best the storage's device.
 
@@ -71,26 +72,38 @@ class SubTrajectorySampler(Sampler):
         *,
         alpha: float = 0.4,
         min_priority: float = 1.0,
+        fade: float = 1.0,
+        fade_floor: float = 0.1,
         keys: ReplayKeys | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
         _check_arguments(ring_length, num_lanes, horizon, alpha, min_priority)
+        check_fade(fade, fade_floor)
         self.ring_length = ring_length
         self.num_lanes = num_lanes
         self.horizon = horizon
         self.alpha = alpha
         self.min_priority = min_priority
+        self.fade, self.fade_floor = fade, fade_floor
         self.keys = keys or ReplayKeys()
+        self._clock = torch.zeros((), dtype=torch.long, device=device)
         self._priorities = PrioritySum(ring_length * num_lanes, device)
         self._max_priority = torch.full((), min_priority**alpha, dtype=torch.float64, device=device)
+        self.waits = self._max_priority.device.type == "cpu"
+        """Whether drawing and setting priorities may look at values, which an accelerator would wait for."""
         self._empty()
 
     def _empty(self) -> None:
-        self._head = 0
+        self._move_head(0)
         self._written = 0
         self._drawable = False
         self._priorities.clear()
         self._max_priority.fill_(self.min_priority**self.alpha)
+
+    def _move_head(self, head: int) -> None:
+        self._head = head
+        if self.fade < 1:
+            self._clock.fill_(head)  # where a CUDA graph reads it anew
 
     @property
     def num_written(self) -> int:
@@ -129,11 +142,27 @@ class SubTrajectorySampler(Sampler):
                 f"time steps in each of its {self.num_lanes} lane(s); at least {self.horizon} consecutive "
                 "ones without a truncation before the last are needed. Collect more steps first."
             )
-        device = self._max_priority.device if self._rng is None else self._rng.device
-        u = torch.rand(batch_size, dtype=torch.float64, device=device, generator=self._rng)
-        # From the oldest record on: a buffer restored into a larger ring draws the same records.
-        anchor = self._priorities.locate(u.to(self._max_priority.device), self.oldest * self.num_lanes)
+        if self.fade < 1:
+            anchor = faded(self._draw, self._accepted, batch_size, waits=self.waits)
+        else:
+            anchor = self._draw(batch_size)
         return (anchor // self.num_lanes, anchor % self.num_lanes), {}
+
+    def _uniform(self, count: int) -> Tensor:
+        device = self._max_priority.device if self._rng is None else self._rng.device
+        u = torch.rand(count, dtype=torch.float64, device=device, generator=self._rng)
+        return u.to(self._max_priority.device)
+
+    def _draw(self, count: int) -> Tensor:
+        # From the oldest record on: a buffer restored into a larger ring draws the same records. Not where a
+        # CUDA graph may record it, which would keep this number.
+        first = self.oldest * self.num_lanes if self.waits else 0
+        return self._priorities.locate(self._uniform(count), first)
+
+    def _accepted(self, anchor: Tensor) -> Tensor:
+        """Accept with the chance max(fade ** age, fade_floor), the age in agent steps."""
+        age = (self._clock - 1 - anchor // self.num_lanes) % self.ring_length * self.num_lanes
+        return self._uniform(len(anchor)) < (self.fade ** age.double()).clamp(min=self.fade_floor)
 
     def can_sample(self, storage: TensorStorage, batch_size: int) -> bool:
         """Return whether at least one legal window is stored; waits for the device once a write."""
@@ -148,7 +177,7 @@ class SubTrajectorySampler(Sampler):
             InputError: the storage has another shape, or the records do not follow the last ones.
         """
         steps = self._steps_written(index, storage)
-        self._head = (self._head + steps) % self.ring_length
+        self._move_head((self._head + steps) % self.ring_length)
         self._written = min(self._written + steps, self.ring_length)
         # Anchors of the H - 1 steps before were waiting for these records, all others were decided.
         self._decide(min(steps + self.horizon - 1, self._written), storage)
@@ -207,7 +236,8 @@ class SubTrajectorySampler(Sampler):
         """Set the priorities of drawn anchors to ``max(td_error, min_priority) ** alpha``.
 
         Anchors overwritten since they were drawn are left alone until another window begins there.
-        If an anchor occurs twice its largest error counts.
+        If an anchor occurs twice its largest error counts. On an accelerator nothing is refused, which would
+        make it wait: errors that are not finite or negative change nothing there.
 
         Args:
             index: anchors [B, 2] as (time, lane), or a sample's ``anchor_index`` [B, H, 2].
@@ -215,19 +245,20 @@ class SubTrajectorySampler(Sampler):
             storage: not used.
 
         Raises:
-            InputError: the shapes do not fit, or a value is not finite, negative or out of range. Then
-                no priority has changed.
+            InputError: the shapes do not fit, or (on a CPU) a value is not finite, negative or out of range.
+                Then no priority has changed.
         """
-        anchor, td_error = self._checked(torch.as_tensor(index), torch.as_tensor(priority))
+        anchor, td_error, good = self._checked(torch.as_tensor(index), torch.as_tensor(priority))
         if anchor.numel() == 0:
             return
-        legal = self._priorities.values[anchor] > 0
-        value = legal * td_error.clamp(min=self.min_priority).pow(self.alpha)
+        before = self._priorities.values[anchor]
+        value = td_error.clamp(min=self.min_priority).pow(self.alpha)
+        value = torch.where((before > 0) & good, value, before)
         self._priorities.assign(anchor, value)
         self._max_priority.copy_(torch.maximum(self._max_priority, value.max()))
 
-    def _checked(self, index: Tensor, td_error: Tensor) -> tuple[Tensor, Tensor]:
-        """Return anchors [B] in the flat order and errors [B] in float64, on the sampler's device."""
+    def _checked(self, index: Tensor, td_error: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return anchors [B] in the flat order, errors [B] in float64, and which of these are good."""
         device = self._max_priority.device
         if index.ndim == 3:
             index = index[:, 0]
@@ -245,9 +276,9 @@ class SubTrajectorySampler(Sampler):
         time, lane = index.to(device, torch.long).unbind(-1)
         inside = (time >= 0) & (time < self.ring_length) & (lane >= 0) & (lane < self.num_lanes)
         good = (td_error >= 0) & torch.isfinite(td_error)
-        if not bool((inside & good).all()):
+        if self.waits and not bool((inside & good).all()):
             self._refuse(inside, good, td_error)
-        return time * self.num_lanes + lane, td_error
+        return time * self.num_lanes + lane, td_error, good
 
     def _refuse(self, inside: Tensor, good: Tensor, td_error: Tensor) -> None:
         if bool(good.all()):
@@ -280,7 +311,7 @@ class SubTrajectorySampler(Sampler):
             raise InputError(
                 f"the sampler must be empty to move its head, it holds {self._written} time steps."
             )
-        self._head = head
+        self._move_head(head)
 
     def state_dict(self) -> dict[str, Any]:
         """Return all priorities [ring_length, num_lanes] and the ring's position, for the same storage."""
@@ -305,7 +336,8 @@ class SubTrajectorySampler(Sampler):
             )
         self._priorities.assign_range(0, priorities.reshape(-1))
         self._max_priority.copy_(state_dict["max_priority"])
-        self._head, self._written = int(state_dict["head"]), int(state_dict["written"])
+        self._move_head(int(state_dict["head"]))
+        self._written = int(state_dict["written"])
         self._drawable = False
 
     def dumps(self, path: str | Path) -> None:

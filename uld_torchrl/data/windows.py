@@ -26,7 +26,7 @@ class HorizonWindow(SampleUnit):
     including the first termination in the window and false after it.
 
     Args:
-        horizon: records H in a window; the sampler's.
+        horizon: records H in a window; the sampler's. ``steps`` of them, by default all, are gathered.
         terminated_key: name of the stored flag that ends a task.
 
     Raises:
@@ -42,17 +42,20 @@ class HorizonWindow(SampleUnit):
     def __init__(self, horizon: int = 5, terminated_key: NestedKey = ("next", "terminated")) -> None:
         if horizon < 1:
             raise InputError(f"horizon must be at least 1, got {horizon}.")
-        self.horizon = horizon
+        self.horizon = self.steps = horizon
         self.terminated_key = terminated_key
 
     def expand(
         self, index: tuple[Tensor, Tensor], info: dict[str, Any], storage: TensorStorage
     ) -> tuple[tuple[Tensor, Tensor], dict[str, Any]]:
-        """Return the coordinates (time [B, H], lane [B, H]) of the windows, and what is known of them."""
+        """Return the coordinates (time, lane) of the windows' first ``steps`` records, [B, steps] each.
+
+        And what is known of them.
+        """
         time, lane = index
         terminated = stored(storage, self.terminated_key)
-        shape = (len(time), self.horizon)
-        times = (time.unsqueeze(-1) + torch.arange(self.horizon, device=time.device)) % len(terminated)
+        shape = (len(time), self.steps)
+        times = (time.unsqueeze(-1) + torch.arange(self.steps, device=time.device)) % len(terminated)
         lanes = lane.unsqueeze(-1).expand(shape)
         anchor = torch.stack([time, lane], -1).unsqueeze(1).expand(*shape, 2)
         mask = self.validity(terminated[times, lanes].view(shape))

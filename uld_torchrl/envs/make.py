@@ -15,7 +15,7 @@ import gymnasium
 import numpy as np
 import torch
 from gymnasium.vector import VectorEnv
-from tensordict import TensorDictBase
+from tensordict import NestedKey, TensorDict, TensorDictBase
 from torchrl.envs import EnvBase, GymWrapper, TransformedEnv
 
 from uld_torchrl.config_images import AtariConfig, PixelConfig
@@ -242,6 +242,22 @@ class _GymLanes(GymWrapper):
     def _make_specs(self, env: AgentVectorEnv, batch_size: Any = None) -> None:
         self.from_pixels = env.task.frames is not None  # names the entry: pixels, or observation
         super()._make_specs(env, batch_size)
+        self._seen: NestedKey = "pixels" if self.from_pixels else "observation"
+
+    # TorchRL's own step finds out anew each time what is known here: arrays of these types and shapes.
+    def _step(self, tensordict: TensorDictBase) -> TensorDictBase:
+        action = self.read_action(tensordict.get(self.action_key))
+        observations, rewards, terminated, truncated, _ = self._env.step(action)
+        arrays = {
+            "reward": rewards.astype(np.float32),
+            "terminated": terminated,
+            "truncated": truncated,
+            "done": terminated | truncated,
+        }
+        step = {name: torch.from_numpy(array).unsqueeze(-1) for name, array in arrays.items()}
+        step[self._seen] = torch.from_numpy(observations)
+        stepped = TensorDict(step, self.batch_size)
+        return stepped if self.device is None else stepped.to(self.device)
 
     # GymWrapper fails on reset(td) without a "_reset" mask, and on a mask that is not on the CPU.
     def _reset(self, tensordict: TensorDictBase | None = None, **kwargs: Any) -> TensorDictBase:

@@ -107,6 +107,36 @@ def _bootstrap(runs: list[Array], function: Callable[..., Array], resamples: int
     return found.confidence_interval
 
 
+def curve_interval(curves: ArrayLike, *, resamples: int = RESAMPLES, seed: int = 0) -> tuple[Array, Array]:
+    """Return the 95 % bootstrap interval of the mean over runs, at each step of their curves.
+
+    Args:
+        curves: scores (runs, steps), at least two runs.
+        resamples: of the bootstrap.
+        seed: of the bootstrap.
+
+    Returns:
+        Lower and upper bounds, (steps,) each; NaN for a single run.
+
+    Example:
+        >>> low, high = curve_interval([[0.0, 1.0], [0.0, 3.0]])
+        >>> low.tolist(), high.tolist()
+        ([0.0, 1.0], [0.0, 3.0])
+    """
+    runs = np.asarray(curves, dtype=np.float64)
+    if len(runs) < 2:
+        return np.full(runs.shape[1], np.nan), np.full(runs.shape[1], np.nan)
+    found = bootstrap(
+        (runs,),
+        np.mean,
+        n_resamples=resamples,
+        axis=0,
+        method="percentile",
+        random_state=np.random.default_rng(seed),
+    )
+    return found.confidence_interval.low, found.confidence_interval.high
+
+
 def performance_profile(scores: Scores, levels: Sequence[float] | Array) -> Array:
     """Return the share of runs above each level, a task counting as much as another (levels,).
 

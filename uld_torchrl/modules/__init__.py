@@ -4,7 +4,13 @@ Plain ``nn.Module`` classes on tensors, and :func:`make_networks`, which wraps t
 modules. Losses are in ``objectives``.
 """
 
-from uld_torchrl.modules.encoders import LinearPredictor, PixelEncoder, StateActionEncoder, VectorEncoder
+from uld_torchrl.modules.encoders import (
+    LinearPredictor,
+    MLPPredictor,
+    PixelEncoder,
+    StateActionEncoder,
+    VectorEncoder,
+)
 from uld_torchrl.modules.exploration import ExplorationNoise
 from uld_torchrl.modules.factory import Networks, make_networks, make_policy, noise_scale
 from uld_torchrl.modules.policies import GumbelPolicy, TanhPolicy
@@ -16,6 +22,7 @@ __all__ = [
     "GumbelPolicy",
     "LatentRollout",
     "LinearPredictor",
+    "MLPPredictor",
     "Networks",
     "PixelEncoder",
     "StateActionEncoder",

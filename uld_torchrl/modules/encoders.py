@@ -1,4 +1,4 @@
-"""The representation: state encoder f, state-action encoder g and the linear predictor m.
+"""The representation: state encoder f, state-action encoder g and the predictor m.
 
 ``z_s = f(s)``, ``z_sa = g(z_s, a)``, ``(d, z_s', reward logits) = m(z_sa)`` (MR.Q, arXiv 2501.16142).
 Plain modules on tensors; ``factory`` wraps them for TensorDicts. Shifting pixels is the stepper's part.
@@ -134,4 +134,29 @@ class LinearPredictor(nn.Module):
     def forward(self, z_sa: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Map z_sa (..., z_sa_dim) to (..., 1), (..., z_s_dim) and (..., num_bins)."""
         terminated, z_s, logits = self.linear(z_sa).split(self.sizes, -1)
+        return terminated, z_s, logits
+
+
+class MLPPredictor(nn.Module):
+    """Latent model m that is not linear: one MLP from z_sa to (terminated, next z_s, reward logits).
+
+    For the ablation "nonlinear-model" of MR.Q's design study (arXiv 2501.16142); that all three outputs
+    share one MLP is our interpretation.
+
+    Example:
+        >>> terminated, z_s, logits = MLPPredictor(16, 32, 65, hidden_dim=24)(torch.zeros(5, 16))
+        >>> terminated.shape, z_s.shape, logits.shape
+        (torch.Size([5, 1]), torch.Size([5, 32]), torch.Size([5, 65]))
+    """
+
+    def __init__(
+        self, z_sa_dim: int = 512, z_s_dim: int = 512, num_bins: int = 65, hidden_dim: int = 512
+    ) -> None:
+        super().__init__()
+        self.sizes = (1, z_s_dim, num_bins)
+        self.mlp = MLP(z_sa_dim, hidden_dim, sum(self.sizes), F.elu)
+
+    def forward(self, z_sa: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Map z_sa (..., z_sa_dim) to (..., 1), (..., z_s_dim) and (..., num_bins)."""
+        terminated, z_s, logits = self.mlp(z_sa).split(self.sizes, -1)
         return terminated, z_s, logits

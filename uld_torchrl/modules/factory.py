@@ -15,9 +15,15 @@ from torch import nn
 from torchrl.data import TensorSpec
 
 from uld_torchrl.config import AgentConfig, LossConfig, ModelConfig
-from uld_torchrl.modules.encoders import LinearPredictor, PixelEncoder, StateActionEncoder, VectorEncoder
+from uld_torchrl.modules.encoders import (
+    LinearPredictor,
+    MLPPredictor,
+    PixelEncoder,
+    StateActionEncoder,
+    VectorEncoder,
+)
 from uld_torchrl.modules.exploration import ExplorationNoise
-from uld_torchrl.modules.layers import Linear
+from uld_torchrl.modules.layers import ExactLinear
 from uld_torchrl.modules.policies import GumbelPolicy, TanhPolicy
 from uld_torchrl.modules.specs import check_unit_bounds, is_discrete, is_image, vector_size
 from uld_torchrl.modules.value import ValueHead
@@ -68,7 +74,7 @@ def _state_encoder(spec: TensorSpec, model: ModelConfig) -> nn.Module:
 
 def _value_head(model: ModelConfig) -> nn.Module:
     if model.value_head == "linear":
-        return Linear(model.z_sa_dim, 1, bias=False)
+        return ExactLinear(model.z_sa_dim, 1, bias=False)
     return ValueHead(model.z_sa_dim, model.hidden_dim)
 
 
@@ -77,7 +83,12 @@ def _predictor(model: ModelConfig, loss: LossConfig) -> TensorDictModule:
     predicted, width = (
         ("state_action_embedding", model.z_sa_dim) if of_pairs else ("state_embedding", model.z_s_dim)
     )
-    m = LinearPredictor(model.z_sa_dim, width, 1 if loss.reward_loss == "mse" else model.num_bins)
+    outputs = 1 if loss.reward_loss == "mse" else model.num_bins
+    m: nn.Module
+    if model.predictor == "mlp":
+        m = MLPPredictor(model.z_sa_dim, width, outputs, model.hidden_dim)
+    else:
+        m = LinearPredictor(model.z_sa_dim, width, outputs)
     return TensorDictModule(
         m,
         in_keys=["state_action_embedding"],

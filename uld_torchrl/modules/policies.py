@@ -28,7 +28,7 @@ class TanhPolicy(nn.Module):
 
     def forward(self, z_s: Tensor) -> tuple[Tensor, Tensor]:
         """Map z_s (..., z_s_dim) to action and pre-activation, both (..., action_dim)."""
-        pre_activation = self.mlp(z_s)
+        pre_activation = _own_type(self.mlp, z_s)
         return torch.tanh(pre_activation), pre_activation
 
 
@@ -51,5 +51,10 @@ class GumbelPolicy(nn.Module):
 
     def forward(self, z_s: Tensor) -> tuple[Tensor, Tensor]:
         """Map z_s (..., z_s_dim) to a point of the simplex and the logits, both (..., num_actions)."""
-        logits = self.mlp(z_s)
+        logits = _own_type(self.mlp, z_s)
         return F.gumbel_softmax(logits, tau=self.tau, dim=-1), logits
+
+
+def _own_type(mlp: MLP, z_s: Tensor) -> Tensor:
+    """Return the output in the weights' type: in autocast's bfloat16 tanh and Gumbel noise are coarse."""
+    return mlp(z_s).to(mlp.l3.weight.dtype)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from uld_torchrl.modules.layers import MLP, Linear, layer_norm
+from uld_torchrl.modules.layers import MLP, ExactLinear, layer_norm
 
 
 class ValueHead(nn.Module):
@@ -20,7 +20,7 @@ class ValueHead(nn.Module):
     def __init__(self, z_sa_dim: int = 512, hidden_dim: int = 512) -> None:
         super().__init__()
         self.mlp = MLP(z_sa_dim, hidden_dim, hidden_dim, F.elu)
-        self.out = Linear(hidden_dim, 1)
+        self.out = ExactLinear(hidden_dim, 1)
 
     def forward(self, z_sa: Tensor) -> Tensor:
         """Map z_sa (..., z_sa_dim) to the value (..., 1)."""

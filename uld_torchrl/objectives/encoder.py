@@ -13,7 +13,7 @@ from torch import Tensor
 from torchrl.objectives.utils import _reduce
 
 from uld_torchrl.config_loss import RewardLossName
-from uld_torchrl.functional import alive_mask, one_hot_argmax, two_hot_cross_entropy, two_hot_mean
+from uld_torchrl.functional import alive_mask, info_nce, one_hot_argmax, two_hot_cross_entropy, two_hot_mean
 from uld_torchrl.modules.rollout import next_key
 from uld_torchrl.objectives.networks import LatentNetworks
 from uld_torchrl.objectives.windows import check_entries, check_kinds, check_shape, check_window
@@ -24,6 +24,7 @@ class EncoderObjective(LatentNetworks):
 
     horizon: int
     n_steps: int
+    encoder_steps: int
     num_outputs: int
     unroll: bool
     discrete: bool
@@ -32,6 +33,8 @@ class EncoderObjective(LatentNetworks):
     reduction: str
     dynamics_coeff: float
     reward_coeff: float
+    infonce_coeff: float
+    infonce_temperature: float
     policy_noise: float
     noise_clip: float
     bins: Tensor
@@ -43,19 +46,21 @@ class EncoderObjective(LatentNetworks):
         """Return the loss of f, g, m over the window, and its parts.
 
         Args:
-            tensordict: window [B, H].
+            tensordict: window [B, H], of which the first ``encoder_horizon`` steps are read.
         """
         self._check(tensordict)
-        keys = self.tensor_keys
-        terminated = self._flag(tensordict, keys.terminated)
-        reward = self._flag(tensordict, keys.reward)
-        mask = self._mask(tensordict, terminated).to(reward.dtype)
-        z_target = self._dynamics_target(tensordict.get("next"))
-        d, z_next, logits = self._predictions(tensordict, z_target.shape[-1])
+        keys, td = self.tensor_keys, self._read(tensordict)
+        terminated = self._flag(td, keys.terminated)
+        reward = self._flag(td, keys.reward)
+        mask = self._mask(td, terminated).to(reward.dtype)
+        z_target = self._dynamics_target(td.get("next"))
+        d, z_next, logits = self._predictions(td, z_target.shape[-1])
         dynamics = (mask * (z_next - z_target).square().mean(-1)).sum(-1)
         rewards = (mask * self._reward_loss(logits, reward)).sum(-1)
         ends = (mask * (d - terminated.to(d.dtype)).square()).sum(-1)
         loss = self.dynamics_coeff * dynamics + self.reward_coeff * rewards + self.terminated_coeff * ends
+        if self.infonce_coeff:
+            loss = loss + self.infonce_coeff * (mask * self._contrast(z_next, z_target, mask)).sum(-1)
         parts = {"dynamics_error": dynamics, "reward_error": rewards, "terminated_error": ends}
         metadata = {name: part.detach().mean() for name, part in parts.items()}
         metadata["reward_mae"] = self._reward_error(logits.detach(), reward, mask)
@@ -75,6 +80,9 @@ class EncoderObjective(LatentNetworks):
             return z_s
         return self._join(z_s, self._target_action(z_s), g)
 
+    def _read(self, td: TensorDictBase) -> TensorDictBase:
+        return td if self.encoder_steps == self.horizon else td[:, : self.encoder_steps]
+
     def _predictions(self, td: TensorDictBase, width: int) -> tuple[Tensor, Tensor, Tensor]:
         f, g = self._learned_encoders
         z_s = self._encode(td[:, 0] if self.unroll else td, f)
@@ -84,6 +92,12 @@ class EncoderObjective(LatentNetworks):
         if self.reward_kind == "mse":
             return (logits.squeeze(-1) - reward).square()
         return two_hot_cross_entropy(logits, reward, self.bins)
+
+    def _contrast(self, z: Tensor, z_target: Tensor, mask: Tensor) -> Tensor:
+        """Return InfoNCE (B, H) of predictions among the batch's targets of the same step."""
+        rows = (z.transpose(0, 1), z_target.transpose(0, 1), mask.bool().mT)
+        with torch.autocast(z.device.type, enabled=False):  # a temperature multiplies the rounding
+            return info_nce(*rows, self.infonce_temperature).mT
 
     def _mask(self, td: TensorDictBase, terminated: Tensor) -> Tensor:
         alive = alive_mask(terminated)
@@ -107,8 +121,8 @@ class EncoderObjective(LatentNetworks):
     def _flag(self, td: TensorDictBase, key: NestedKey) -> Tensor:
         return td.get(next_key(key)).squeeze(-1)
 
-    def _check(self, td: TensorDictBase) -> None:
-        check_shape(td, self.horizon)
+    def _check(self, td: TensorDictBase, read: int | None = None) -> None:
+        check_shape(td, self.horizon, read)
         keys, needed = self.tensor_keys, self.in_keys
         check_entries(td, [*needed, keys.priority_weight] if self.use_prioritized_weights is True else needed)
         check_kinds(td, keys, self.state_encoder.in_keys, self.action_size, self.bins.dtype, self.discrete)

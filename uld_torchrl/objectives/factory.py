@@ -61,4 +61,9 @@ def make_loss(networks: Networks, action_spec: TensorSpec, config: AgentConfig |
         target_encoder=loss.target_encoder,
         freeze_encoder=loss.freeze_encoder,
         reward_scaling=loss.reward_scaling,
+        target_value=loss.target_value,
+        encoder_horizon=loss.encoder_horizon,
+        end_to_end=loss.end_to_end,
+        infonce_coeff=loss.infonce_coeff,
+        infonce_temperature=loss.infonce_temperature,
     )

@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
+import torch
 from tensordict import TensorDict, TensorDictBase, TensorDictParams
 from tensordict.nn import TensorDictModuleBase
 from tensordict.utils import NestedKey
@@ -237,6 +239,13 @@ class LatentNetworks(LossModule):
         networks = {name: getattr(self, name) for name in NETWORKS}
         check_keys(networks, self.tensor_keys, self.predicted_key)
 
+    def _output(self, name: str, key: NestedKey, value: Tensor | None, shape: Sequence[int | None]) -> Tensor:
+        """Return what a network wrote, of this shape; autocast's type ends here, losses are of our own."""
+        checked = check_output(name, key, value, shape)
+        if torch.is_autocast_enabled(checked.device.type):
+            return checked.to(next(self.parameters()).dtype)
+        return checked
+
     def _run(self, name: str, params: TensorDictParams, td: TensorDictBase) -> TensorDictBase:
         network = getattr(self, name)
 
@@ -249,14 +258,14 @@ class LatentNetworks(LossModule):
     def _encode(self, td: TensorDictBase, params: TensorDictParams) -> Tensor:
         key, name = self.tensor_keys.state_embedding, "state_encoder"
         z_s = self._run(name, params, td.select(*self.state_encoder.in_keys)).get(key, None)
-        return check_output(name, key, z_s, (*td.batch_size, None))
+        return self._output(name, key, z_s, (*td.batch_size, None))
 
     def _join(self, z_s: Tensor, action: Tensor, params: TensorDictParams) -> Tensor:
         keys, name = self.tensor_keys, "state_action_encoder"
         td = TensorDict(batch_size=z_s.shape[:-1], device=z_s.device)
         td.set(keys.state_embedding, z_s).set(keys.action, action)
         z_sa = self._run(name, params, td).get(keys.state_action_embedding, None)
-        return check_output(name, keys.state_action_embedding, z_sa, (*td.batch_size, None))
+        return self._output(name, keys.state_action_embedding, z_sa, (*td.batch_size, None))
 
     def _act(self, z_s: Tensor, params: TensorDictParams) -> tuple[Tensor, Tensor]:
         keys, name = self.tensor_keys, "actor_network"
@@ -264,8 +273,8 @@ class LatentNetworks(LossModule):
         td = self._run(name, params, td)
         action, pre = td.get(keys.action, None), td.get(keys.pre_activation, None)
         return (
-            check_output(name, keys.action, action, (*td.batch_size, self.action_size)),
-            check_output(name, keys.pre_activation, pre, (*td.batch_size, None)),
+            self._output(name, keys.action, action, (*td.batch_size, self.action_size)),
+            self._output(name, keys.pre_activation, pre, (*td.batch_size, None)),
         )
 
     def _values(self, z_sa: Tensor, params: TensorDictParams) -> Tensor:
@@ -275,7 +284,7 @@ class LatentNetworks(LossModule):
         td.set(keys.state_action_embedding, z_sa)
         given = {keys.state_action_embedding: z_sa}
         q = call_network(name, given, lambda: self._vmap_qvalue(td, params)).get(keys.state_action_value)
-        return check_output(
+        return self._output(
             name, keys.state_action_value, q, (self.num_qvalue_nets, *td.batch_size, 1)
         ).squeeze(-1)
 
@@ -301,9 +310,9 @@ class LatentNetworks(LossModule):
         d, z_next, logits = call_network("state_action_encoder or predictor", given, call)
         steps = tuple(actions.shape[:2])
         return (
-            check_output("predictor", keys.terminated_pred, d, steps),
-            check_output("predictor", self.predicted_key, z_next, (*steps, width)),
-            check_output("predictor", keys.reward_logits, logits, (*steps, num_outputs)),
+            self._output("predictor", keys.terminated_pred, d, steps),
+            self._output("predictor", self.predicted_key, z_next, (*steps, width)),
+            self._output("predictor", keys.reward_logits, logits, (*steps, num_outputs)),
         )
 
     def _clear_compiled(self, td: TensorDictBase) -> None:

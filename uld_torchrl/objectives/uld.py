@@ -17,12 +17,22 @@ from tensordict.nn import TensorDictModuleBase, dispatch
 from torch import Tensor
 from torchrl.data import TensorSpec
 
-from uld_torchrl.config_loss import DynamicsTargetName, RewardLossName, ValueLossName, check_unroll
+from uld_torchrl.config_loss import (
+    DynamicsTargetName,
+    RewardLossName,
+    TargetValueName,
+    ValueLossName,
+    check_end_to_end,
+    check_unroll,
+    encoder_steps,
+)
 from uld_torchrl.errors import InputError, flag, one_of
 from uld_torchrl.functional import n_step_return, symexp_bins
 from uld_torchrl.modules.specs import action_bounds, is_discrete
 from uld_torchrl.objectives.encoder import EncoderObjective
 from uld_torchrl.objectives.windows import check_entries
+
+_OF_THE_ENCODER = ("loss_encoder", "dynamics_error", "reward_error", "terminated_error", "reward_mae")
 
 
 class ULDLoss(EncoderObjective):
@@ -39,7 +49,7 @@ class ULDLoss(EncoderObjective):
     - policy: :math:`L = - mean\, Q_i(g(z_s, \pi(z_s))) + 10^{-5} mean(pre^2)`.
 
     A prime marks target networks. Each loss sends gradients to its own networks only: encoder to
-    f, g, m; value to Q; policy to pi.
+    f, g, m; value to Q (with ``end_to_end`` to f and g as well); policy to pi.
 
     Args:
         state_encoder: TensorDict module f, observation -> ``state_embedding``.
@@ -68,6 +78,12 @@ class ULDLoss(EncoderObjective):
         target_encoder: f' and g' are the target encoders; False: the online ones, without gradient.
         freeze_encoder: the encoder's loss sends gradients to m only.
         reward_scaling: False leaves both reward scales at 1.
+        target_value: "min": y takes the least of the heads Q'_i; "mean": their mean.
+        encoder_horizon: steps of a window that the encoder's loss reads; 0: all H.
+        end_to_end: the value's loss sends gradients to f and g as well, and :meth:`forward` leaves the
+            encoder's loss out.
+        infonce_coeff, infonce_temperature: weight and temperature in the encoder's loss of InfoNCE on
+            predicted next embeddings against the batch's targets (DR.Q, arXiv 2605.11711: 0.1 and 0.1).
         reduction: "mean" (default), "sum", or "none" for one loss a window, [B].
         deactivate_vmap: loop over the value heads in place of ``vmap``.
         use_prioritized_weights: apply the input's ``priority_weight``, which must then be there ("auto":
@@ -155,6 +171,11 @@ class ULDLoss(EncoderObjective):
         target_encoder: bool = True,
         freeze_encoder: bool = False,
         reward_scaling: bool = True,
+        target_value: TargetValueName = "min",
+        encoder_horizon: int = 0,
+        end_to_end: bool = False,
+        infonce_coeff: float = 0.0,
+        infonce_temperature: float = 0.1,
         reduction: Literal["none", "mean", "sum"] | None = None,
         deactivate_vmap: bool = False,
         use_prioritized_weights: bool | Literal["auto"] = False,
@@ -176,7 +197,13 @@ class ULDLoss(EncoderObjective):
             target_encoder=target_encoder,
             freeze_encoder=freeze_encoder,
         )
-        check_unroll(dynamics_target, unroll, horizon)
+        self.encoder_steps = encoder_steps(encoder_horizon, horizon)
+        check_unroll(dynamics_target, unroll, self.encoder_steps)
+        check_end_to_end(flag("end_to_end", end_to_end), freeze_encoder)
+        self.end_to_end = end_to_end
+        if end_to_end:
+            self.out_keys = [key for key in self.out_keys if key not in _OF_THE_ENCODER]
+        self.target_kind = one_of("target_value", target_value, ("min", "mean"))
         self.value_kind = one_of("value_loss", value_loss, ("huber", "mse"))
         one_of("reward_loss", reward_loss, ("two_hot", "mse"))
         self.reward_kind = reward_loss
@@ -184,6 +211,7 @@ class ULDLoss(EncoderObjective):
         self.reward_scaling = flag("reward_scaling", reward_scaling)
         self.horizon, self.n_steps, self.gamma, self.discrete = horizon, n_steps, gamma, discrete
         self.dynamics_coeff, self.reward_coeff = dynamics_coeff, reward_coeff
+        self.infonce_coeff, self.infonce_temperature = infonce_coeff, infonce_temperature
         self.policy_noise, self.noise_clip = policy_noise, noise_clip
         self.pre_activation_coeff = pre_activation_coeff
         self.reduction = one_of("reduction", reduction or "mean", ("none", "mean", "sum"))
@@ -239,18 +267,19 @@ class ULDLoss(EncoderObjective):
         """Return the loss of the value heads, and what belongs to it.
 
         Args:
-            tensordict: window [B, H], of which the first n steps are read.
+            tensordict: window [B, H], of which the first n steps are read; or only these, [B, n].
 
         Returns:
             The loss, and a TensorDict [B] with ``td_error`` (max over heads of |Q - y|),
             ``state_embedding`` f(s_0) for :meth:`actor_loss`, ``pred_value`` and ``target_value``
             in reward units.
         """
-        self._check(tensordict)
+        self._check(tensordict, self.n_steps)
         keys = self.tensor_keys
         with torch.no_grad():
             y = self._value_target(tensordict)
-            first = tensordict[:, 0]
+        first = tensordict[:, 0]
+        with torch.set_grad_enabled(self.end_to_end and torch.is_grad_enabled()):
             z_s = self._encode(first, self.state_encoder_params)
             z_sa = self._join(z_s, first.get(keys.action), self.state_action_encoder_params)
         q = self._values(z_sa, self.qvalue_network_params)
@@ -258,7 +287,7 @@ class ULDLoss(EncoderObjective):
         loss = distance(q, y.expand_as(q), reduction="none").mean(0)
         error = (q.detach() - y).abs().amax(0)
         metadata = TensorDict(batch_size=y.shape, device=y.device)
-        metadata.set(keys.priority, error).set(keys.state_embedding, z_s)
+        metadata.set(keys.priority, error).set(keys.state_embedding, z_s.detach())
         metadata.set("pred_value", q.detach().mean(0) * self.reward_scale)
         metadata.set("target_value", y * self.reward_scale)
         weights = self._maybe_get_priority_weight(tensordict)
@@ -276,7 +305,8 @@ class ULDLoss(EncoderObjective):
         f, g = self._target_encoders
         z_n = self._encode(td[:, n - 1].get("next"), f)
         z_sa = self._join(z_n, self._target_action(z_n), g)
-        q = self._values(z_sa, self.target_qvalue_network_params).amin(0)
+        values = self._values(z_sa, self.target_qvalue_network_params)
+        q = values.amin(0) if self.target_kind == "min" else values.mean(0)
         return (total + discount * self.target_reward_scale * q) / self.reward_scale
 
     def actor_loss(self, tensordict: TensorDictBase) -> tuple[Tensor, TensorDict]:
@@ -314,22 +344,25 @@ class ULDLoss(EncoderObjective):
         with torch.no_grad():
             return self._encode(td, self.state_encoder_params)
 
+    def _encoder_entries(self, td: TensorDictBase) -> dict[str, Tensor]:
+        loss, parts = self.encoder_loss(td)
+        return {"loss_encoder": loss, **dict(parts.items())}
+
     @dispatch(auto_batch_size=False)
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
-        """Return all three losses and their metrics; writes ``td_error`` (B, H) into ``tensordict``."""
+        """Return all losses and their metrics; writes ``td_error`` (B, H) into ``tensordict``."""
         # Keyword arguments arrive without a batch size; [B, H, 1] could not be told from [B, H].
         td = tensordict if tensordict.ndim else tensordict.copy().auto_batch_size_(2)
-        loss_encoder, encoder = self.encoder_loss(td)
+        encoder = {} if self.end_to_end else self._encoder_entries(td)
         loss_qvalue, value = self.value_loss(td)
         loss_actor, actor = self.actor_loss(value)
         error = value.get(self.tensor_keys.priority)
         tensordict.set(self.tensor_keys.priority, error.unsqueeze(-1).expand(td.shape).clone())
         return TensorDict(
             {
-                "loss_encoder": loss_encoder,
+                **encoder,
                 "loss_qvalue": loss_qvalue,
                 "loss_actor": loss_actor,
-                **dict(encoder.items()),
                 **dict(actor.items()),
                 "pred_value": value.get("pred_value").mean(),
                 "target_value": value.get("target_value").mean(),

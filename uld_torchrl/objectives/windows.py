@@ -19,8 +19,8 @@ from uld_torchrl.functional import alive_mask
 from uld_torchrl.modules.rollout import next_key
 
 
-def check_shape(td: TensorDictBase, horizon: int) -> None:
-    """Refuse a batch that is not [B, H].
+def check_shape(td: TensorDictBase, horizon: int, read: int | None = None) -> None:
+    """Refuse a batch that is not [B, H], or [B, ``read``], the steps of it that are read.
 
     Raises:
         InputError: another number of batch dimensions, or another window length.
@@ -29,7 +29,7 @@ def check_shape(td: TensorDictBase, horizon: int) -> None:
         >>> from tensordict import TensorDict
         >>> check_shape(TensorDict(batch_size=[4, 5]), 5)
     """
-    if td.ndim == 2 and td.shape[1] == horizon:
+    if td.ndim == 2 and td.shape[1] in (horizon, read):
         return
     raise InputError(
         f"expected windows of batch size (B, {horizon}), got {tuple(td.shape)}: sample sub-trajectories of "

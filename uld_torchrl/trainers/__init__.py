@@ -7,11 +7,13 @@ from uld_torchrl.trainers.evaluation import Evaluation, evaluate
 from uld_torchrl.trainers.files import NotWritten
 from uld_torchrl.trainers.guards import Guards
 from uld_torchrl.trainers.playback import evaluate_run, load
-from uld_torchrl.trainers.run import train
+from uld_torchrl.trainers.result import TrainResult
+from uld_torchrl.trainers.run import train, train_seeds
 from uld_torchrl.trainers.run_dir import RunDir, open_run
+from uld_torchrl.trainers.seeds import SeedsTrainer
 from uld_torchrl.trainers.stepper import ULDOptimizationStepper
 from uld_torchrl.trainers.stopping import Interrupted, OutOfTime
-from uld_torchrl.trainers.trainer import TrainResult, ULDTrainer
+from uld_torchrl.trainers.trainer import ULDTrainer
 from uld_torchrl.trainers.watchdog import Watchdog
 
 __all__ = [
@@ -23,6 +25,7 @@ __all__ = [
     "NotWritten",
     "OutOfTime",
     "RunDir",
+    "SeedsTrainer",
     "TorchRLTrainer",
     "TrainResult",
     "ULDOptimizationStepper",
@@ -33,4 +36,5 @@ __all__ = [
     "load",
     "open_run",
     "train",
+    "train_seeds",
 ]

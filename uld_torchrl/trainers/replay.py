@@ -37,9 +37,14 @@ def run_capacity(config: AgentConfig) -> int:
 
 
 def room_for_replay(
-    env: EnvBase, config: AgentConfig, device: torch.device, storage: StorageName, root: Path
+    env: EnvBase,
+    config: AgentConfig,
+    device: torch.device,
+    storage: StorageName,
+    root: Path,
+    runs: int = 1,
 ) -> str:
-    """Return a sentence on what the run's replay buffer takes, and what there is.
+    """Return a sentence on what the replay buffer of a run, or of several, takes, and what there is.
 
     Checkpoints hold the replay buffer too: two are kept while a third is written.
 
@@ -49,11 +54,14 @@ def room_for_replay(
     one_of("buffer_storage", storage, get_args(StorageName))
     if storage == "memmap" and device.type != "cpu":
         raise InputError(f"buffer_storage 'memmap' needs the device cpu, got {device}. Use 'memory'.")
-    size = replay_bytes(env.fake_tensordict(), run_capacity(config), **_observed(env))
-    mapped = storage == "memmap"
-    said = check_room(size, run_capacity(config), device, root if mapped else None)
-    check_room((CHECKPOINTS + mapped) * size, run_capacity(config), "cpu", root)
-    return said
+    size = runs * replay_bytes(env.fake_tensordict(), run_capacity(config), **_observed(env))
+    mapped, together = storage == "memmap", f"{runs} runs together: " if runs > 1 else ""
+    try:
+        said = check_room(size, run_capacity(config), device, root if mapped else None)
+        check_room((CHECKPOINTS + mapped) * size, run_capacity(config), "cpu", root)
+    except InputError as error:
+        raise InputError(f"{together}{error}") from error
+    return f"{together}{said}"
 
 
 def make_run_replay(
@@ -67,6 +75,8 @@ def make_run_replay(
         batch_size=config.optim.batch_size,
         alpha=config.replay.lap_alpha,
         min_priority=config.replay.lap_min_priority,
+        fade=config.replay.fade,
+        fade_floor=config.replay.fade_floor,
         device=device,
         storage="memory" if folder is None else "memmap",
         folder=folder,

@@ -24,7 +24,9 @@ from uld_torchrl.trainers.callbacks import Callback
 from uld_torchrl.trainers.device import pick_device
 from uld_torchrl.trainers.guards import Guards
 from uld_torchrl.trainers.logs import LogTarget
-from uld_torchrl.trainers.trainer import TrainResult, ULDTrainer
+from uld_torchrl.trainers.result import TrainResult
+from uld_torchrl.trainers.seeds import SeedsTrainer
+from uld_torchrl.trainers.trainer import ULDTrainer
 
 
 def train(
@@ -85,12 +87,10 @@ def train(
         >>> agent.predict([0.0, 0.1, 0.0, -0.1]) in (0, 1)
         True
     """
-    settings = preset(config) if isinstance(config, str) else config
-    if not isinstance(settings, AgentConfig):
-        raise InputError(f"config must be an AgentConfig or the name of a preset, got {config!r}.")
+    settings = _settings(config)
     trainer = ULDTrainer(
         _kept_open(env),
-        check_run(settings),
+        settings,
         name=name or run_name(settings),
         run_dir=run_dir,
         seed=seed,
@@ -106,6 +106,87 @@ def train(
     )
     with closing(trainer):
         return trainer.train()
+
+
+def train_seeds(
+    config: AgentConfig | PresetName = "small",
+    env: EnvLike = DEFAULT_ENV,
+    *,
+    seeds: Sequence[int],
+    name: str | None = None,
+    run_dir: Path | str = "runs",
+    fresh: bool = False,
+    device: torch.device | str = "auto",
+    eval_env: EnvLike | None = None,
+    env_workers: int = 0,
+    buffer_storage: StorageName = "memory",
+    log_to: Sequence[LogTarget] = (),
+    callbacks: Sequence[Callback] = (),
+    guards: Guards | None = None,
+    progress: bool = True,
+) -> list[TrainResult]:
+    """Train one agent a seed, in one process, with updates made together.
+
+    The runs are in the directories ``seed<k>`` of single runs, and are those of :func:`train` up to rounding;
+    the same call again goes on, and so does :func:`train` with one of the seeds.
+
+    Args:
+        config: settings, or the name of a preset.
+        env: a name, or a function that makes an environment.
+        seeds: of the runs, such as ``range(10)``.
+        name: of the runs; default: the preset's, or "custom".
+        run_dir: see :func:`train`, also for what follows.
+        fresh: start new runs ``<name>-2``, ``-3``, ... of all seeds instead of going on.
+        device: auto, cpu, cuda, cuda:<k>.
+        eval_env: what evaluation plays; by default ``env``.
+        env_workers: worker processes that step the training environments of each run.
+        buffer_storage: "memory" or "memmap".
+        log_to: "tensorboard": log there too.
+        callbacks: called with each run's trainer.
+        guards: what to do when something goes wrong; the time limit is that of all runs together.
+        progress: show progress on standard error.
+
+    Returns:
+        The last evaluation of each run, in the order of the seeds.
+
+    Raises:
+        InputError: unusable settings, spaces, seeds or directories; nothing was trained.
+        EnvironmentFault, NonFinite, OSError, KeyboardInterrupt: see :meth:`SeedsTrainer.train`.
+
+    Example:
+        >>> import tempfile
+        >>> import uld_torchrl
+        >>> options = {"run_dir": tempfile.mkdtemp(), "progress": False}
+        >>> results = uld_torchrl.train_seeds("debug", "CartPole-v1", seeds=[0, 1], **options)
+        >>> [(result.path.name, result.step) for result in results]
+        [('seed0', 300), ('seed1', 300)]
+    """
+    settings = _settings(config)
+    trainer = SeedsTrainer(
+        env,
+        settings,
+        seeds=seeds,
+        name=name or run_name(settings),
+        run_dir=run_dir,
+        fresh=fresh,
+        device=pick_device(str(device)),
+        eval_env=eval_env,
+        env_workers=env_workers,
+        buffer_storage=buffer_storage,
+        log_to=log_to,
+        callbacks=callbacks,
+        guards=guards,
+        progress=progress,
+    )
+    with closing(trainer):
+        return trainer.train()
+
+
+def _settings(config: Any) -> AgentConfig:
+    settings = preset(config) if isinstance(config, str) else config
+    if not isinstance(settings, AgentConfig):
+        raise InputError(f"config must be an AgentConfig or the name of a preset, got {config!r}.")
+    return check_run(settings)
 
 
 class _KeptOpen(gymnasium.Wrapper[Any, Any, Any, Any]):

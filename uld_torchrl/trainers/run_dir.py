@@ -13,7 +13,7 @@ import os
 import platform
 import re
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -133,7 +133,7 @@ def open_run(
         "config": to_dict(config),
     }
     try:
-        run = RunDir(_path(root, env_id, _fresh_name(root, env_id, name, seed) if fresh else name, seed))
+        run = RunDir(_path(root, env_id, fresh_name(root, env_id, name, [seed]) if fresh else name, seed))
         if run.config.exists():
             _check_same(run, started)
         else:
@@ -171,9 +171,15 @@ def _path(root: Path, env_id: str, name: str, seed: int) -> Path:
     return root / env_id / name / f"seed{seed}"
 
 
-def _fresh_name(root: Path, env_id: str, name: str, seed: int) -> str:
+def fresh_name(root: Path, env_id: str, name: str, seeds: Iterable[int]) -> str:
+    """Return ``name``, or the first of ``<name>-2``, ``<name>-3``, ... that has no run of these seeds.
+
+    Example:
+        >>> fresh_name(Path("nowhere"), "gym/CartPole-v1", "small", [0, 1])
+        'small'
+    """
     candidate, number = name, 1
-    while _path(root, env_id, candidate, seed).exists():
+    while any(_path(root, env_id, candidate, seed).exists() for seed in seeds):
         number += 1
         candidate = f"{name}-{number}"
     return candidate
@@ -215,6 +221,12 @@ def record_session(run: RunDir, config: AgentConfig, step: int) -> None:
     versions = run.path / "environment.txt"
     with writing(versions), versions.open("a", encoding="utf-8") as file:
         file.write(f"from step {step}\n{environment_text()}")
+
+
+def forget_untrained(run: RunDir) -> None:
+    """Take back the settings of a run that never had a session, so that other ones may begin there."""
+    if not (run.path / "environment.txt").exists():
+        run.config.unlink(missing_ok=True)
 
 
 def environment_text() -> str:

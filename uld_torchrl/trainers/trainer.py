@@ -7,14 +7,11 @@ update is in ``stepper``; files are in ``run_dir``, ``logs`` and ``checkpoints``
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from tensordict import TensorDictBase
 from torchrl.checkpoint import GlobalRNGState
@@ -39,6 +36,8 @@ from uld_torchrl.trainers.callbacks import (
     same_random_state,
 )
 from uld_torchrl.trainers.checkpoints import RunCheckpoints
+from uld_torchrl.trainers.compute import pick_compute
+from uld_torchrl.trainers.engines import Engine
 from uld_torchrl.trainers.environments import check_images, check_pair, warn_of_statistics, with_lanes
 from uld_torchrl.trainers.episodes import OpenEpisodes
 from uld_torchrl.trainers.evaluation import Evaluation, make_eval_env, stream_seed
@@ -50,27 +49,14 @@ from uld_torchrl.trainers.progress import Progress, quiet_torchrl
 from uld_torchrl.trainers.replay import make_run_replay, room_for_replay
 from uld_torchrl.trainers.reporter import Reporter
 from uld_torchrl.trainers.restarts import Restarts
+from uld_torchrl.trainers.result import TrainResult
 from uld_torchrl.trainers.run_dir import locked, open_run, record_session
 from uld_torchrl.trainers.stepper import ULDOptimizationStepper
 from uld_torchrl.trainers.stopping import Cut, StopRequest
+from uld_torchrl.trainers.streams import seed_everything
 from uld_torchrl.trainers.watchdog import Watchdog, told
 
 _TRAIN_ENV = 1  # purpose of the random stream derived from the run's seed
-
-
-@dataclass(frozen=True)
-class TrainResult:
-    """The last evaluation of a run: return (mean, standard deviation) and length over episodes.
-
-    ``started_from`` is the step at which this call began: 0 for a new run, ``step`` for a finished one.
-    """
-
-    step: int
-    return_mean: float
-    return_std: float
-    length_mean: float
-    path: Path
-    started_from: int = field(compare=False)
 
 
 class ULDTrainer:
@@ -100,6 +86,8 @@ class ULDTrainer:
         callbacks: what is called every so many steps, see :class:`~uld_torchrl.trainers.Callback`.
         guards: what the run does when something goes wrong, and how long it may go on.
         progress: show progress on standard error.
+        engine: what runs the parts of an update; default: what ``optim.compile`` says.
+        room_for: replay buffers like this one, itself included, that memory must have room for.
 
     Raises:
         InputError: no room for the replay buffer, unsupported spaces, another configuration in the directory,
@@ -131,6 +119,8 @@ class ULDTrainer:
         callbacks: Sequence[Callback] = (),
         guards: Guards | None = None,
         progress: bool = False,
+        engine: Engine | None = None,
+        room_for: int = 1,
     ) -> None:
         self.env_id, layers = describe_env(env)
         self.config = config = with_lanes(config, env)
@@ -156,22 +146,26 @@ class ULDTrainer:
             self.eval_env = make_eval_env(other, config.run.eval_episodes, self.device, config)
             check_pair(self.env, self.eval_env, config.loss.horizon)
             check_images(self.env, config)
-            self.room = room_for_replay(self.env, config, self.device, buffer_storage, Path(run_dir))
+            room = (self.env, config, self.device, buffer_storage, Path(run_dir), room_for)
+            self.room = room_for_replay(*room)
             task = {"layers": layers, **task_to_json(task_spaces(self.env))}
+            pick_compute(config.optim, self.device)  # refused before there is a directory
             self.run = open_run(Path(run_dir), self.env_id, name, self.seed, config, task=task, fresh=fresh)
             self._held.enter_context(locked(self.run))
-            self._build(buffer_storage)
+            self._build(buffer_storage, engine)
         except BaseException:
             self.close()
             raise
 
-    def _build(self, storage: StorageName) -> None:
-        _seed_everything(self.seed)
+    def _build(self, storage: StorageName, engine: Engine | None) -> None:
+        seed_everything(self.seed)
         self.agent = Agent.for_env(self.env_id, self.env, self.config, self.device)
         mapped = self._held.enter_context(emptied(self.run.replay)) if storage == "memmap" else None
         self.buffer = make_run_replay(self.env, self.config, self.device, mapped)
         watchdog = Watchdog(self.guards.on_nonfinite, self.run.path / "faults", lambda: self.step)
-        self.stepper = ULDOptimizationStepper(self.agent.loss, self.buffer, self.config.optim, watchdog)
+        self.stepper = ULDOptimizationStepper(
+            self.agent.loss, self.buffer, self.config.optim, watchdog, lambda line: self._note(line), engine
+        )
         # Our replay makes no window that runs past a truncation; asking would make a GPU wait.
         self.agent.loss.check_windows = False
         self.checkpoints = RunCheckpoints(self.run.checkpoints, self._components())
@@ -254,12 +248,16 @@ class ULDTrainer:
             self._finish()
             return self._result()
 
-    def _loop(self) -> None:
+    def _prepare(self) -> None:
+        """Make sure of a session that is to train."""
         for callback in self.callbacks:
             with same_random_state():
                 callback.begin(self)
         forget_after(self.run, self.step, looked=self.looked)
         record_session(self.run, self.config, self.step)
+
+    def _loop(self) -> None:
+        self._prepare()
         progress = Progress(self.config.run.total_steps, self.step, enabled=self.show_progress)
         self._note = progress.note
         try:
@@ -316,11 +314,16 @@ class ULDTrainer:
         self.episodes += self._open.count(stepped.get("next"))
         return True
 
+    @property
+    def _learns(self) -> bool:
+        """Whether updates follow the last step."""
+        return self.step > self.config.run.random_steps and self.buffer.can_sample()
+
     def _learn(self) -> None:
-        if self.step <= self.config.run.random_steps or not self.buffer.can_sample():
+        if not self._learns:
             return
         for _ in range(self.config.run.num_envs):
-            self._latest = self.stepper.step(None, self.buffer.sample())
+            self._latest = self.stepper.step(None)
 
     def _report(self) -> dict[str, float]:
         run = self.config.run
@@ -361,6 +364,10 @@ class ULDTrainer:
     def save(self) -> None:
         """Write a checkpoint, unless this step has one."""
         if (self.step, self.looked) != (self._saved_step, self._saved_looked):
+            try:
+                _ = self.stepper.counters  # settles what was deferred
+            except NonFinite as fault:
+                raise told(fault, self.step, self._saved_step, self.run.path) from fault
             flush_tables(self.run)
             saved = self.checkpoints.save(self.step)
             self._saved_step, self._saved_looked = self.step, self.looked
@@ -386,9 +393,3 @@ class ULDTrainer:
         for env in (self.env, getattr(self, "eval_env", None)):
             if env is not None and not env.is_closed:
                 env.close()
-
-
-def _seed_everything(seed: int) -> None:
-    torch.manual_seed(seed)
-    np.random.seed(seed)
-    random.seed(seed)

@@ -2,7 +2,8 @@
 
 The verdict on an update is one tensor on the device. The optimisers heed it themselves (``found_inf``, as
 PyTorch's gradient scaler uses it: weights, moments and step counts stay as they are); the host reads it in
-one place, :meth:`Watchdog.passed`. When losses are taken is in ``stepper``, files of a fault in ``dumps``.
+one place, :meth:`Watchdog.passed`, or where nobody waits for an update once a period, in
+:meth:`Watchdog.settle`. When losses are taken is in ``stepper``, files of a fault in ``dumps``.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from uld_torchrl.errors import NonFinite, one_of
 from uld_torchrl.trainers.dumps import dump_fault, plain_tensors
 from uld_torchrl.trainers.guards import OnNonFinite
+from uld_torchrl.trainers.verdicts import Verdicts
 
 LIMIT = 100
 """Updates left out in a row after which a run stops: the weights are broken then, not a batch."""
@@ -79,6 +81,10 @@ class Watchdog:
         self.on_nonfinite = one_of("on_nonfinite", on_nonfinite, ("stop", "skip"))
         self.folder, self._steps = None if folder is None else Path(folder), steps
         self.skipped_updates = 0
+        self.deferred = False
+        """Whether verdicts stay on the device until :meth:`settle`; ``passed`` then knows nothing yet."""
+        self._settled = 0
+        self._verdicts: dict[tuple[str, torch.Size], tuple[list[Reading], Verdicts]] = {}
         self._in_a_row: dict[str, int] = {}
         self.begin([])
 
@@ -102,8 +108,13 @@ class Watchdog:
         self._found = torch.maximum(self._found, _not_finite(*quantities.values()))
         return self._found
 
+    @property
+    def found(self) -> Tensor:
+        """1.0 if anything of this update so far is not finite, else 0.0; on the device."""
+        return self._found
+
     def passed(self, batch: TensorDictBase, loss_module: nn.Module, update: int) -> bool:
-        """Return whether the update was applied; the only place where the host waits for the verdict.
+        """Return whether the update was applied, for which the host waits; true if verdicts are deferred.
 
         Args:
             batch: what the update was made on, for the report.
@@ -114,6 +125,9 @@ class Watchdog:
             NonFinite: it was not, in mode "stop", or after 100 in a row.
         """
         kind = self._readings[0].part
+        if self.deferred:
+            self._defer(kind, batch)
+            return True
         if not self._found.item():
             self._in_a_row[kind] = 0
             return True
@@ -129,10 +143,55 @@ class Watchdog:
                 _LOG.warning("update left out, %d so far: %s", self.skipped_updates, fault)
         return False
 
-    def _fault(self, batch: TensorDictBase, loss_module: nn.Module, update: int, row: int) -> NonFinite:
-        """Write the dump and return the error with the report."""
+    def _defer(self, kind: str, batch: TensorDictBase) -> None:
+        """Note the verdict on the device; nothing here looks at a value."""
+        readings = [*self._readings, self._input]
+        numbers = torch.stack([reading.value.float() for reading in readings])
+        if (kind, batch.shape) not in self._verdicts:
+            verdicts = Verdicts(numbers, batch)
+            verdicts.begin_at(self._in_a_row.get(kind, 0))
+            self._verdicts[kind, batch.shape] = readings, verdicts
+        self._verdicts[kind, batch.shape][1].add(self._found, numbers, batch)
+
+    def settle(self, loss_module: nn.Module, update: int) -> None:
+        """Read the verdicts on the updates since the last reading up to ``update``, if they are deferred.
+
+        Raises:
+            NonFinite: one was left out, in mode "stop", or 100 in a row; it tells of the first.
+        """
+        since, self._settled = self._settled, update
+        for (kind, _), (readings, verdicts) in self._verdicts.items():
+            left_out, longest, self._in_a_row[kind] = verdicts.read()
+            if not left_out:
+                continue
+            before, self.skipped_updates = self.skipped_updates, self.skipped_updates + left_out
+            stop = self.on_nonfinite == "stop" or longest >= LIMIT
+            rare = _magnitude(self.skipped_updates) > _magnitude(before)
+            if stop or rare or before < _DUMPS["skip"]:
+                *rest, given = (
+                    reading._replace(value=value)
+                    for reading, value in zip(readings, verdicts.numbers.clone(), strict=True)
+                )
+                self._readings, self._input = rest, given
+                fault = self._fault(verdicts.batch, loss_module, update, longest, since + 1)
+                if stop:
+                    raise fault
+                if rare:
+                    _LOG.warning("%d updates left out so far: %s", self.skipped_updates, fault)
+
+    def _fault(
+        self,
+        batch: TensorDictBase,
+        loss_module: nn.Module,
+        update: int,
+        row: int,
+        first: int | None = None,
+    ) -> NonFinite:
+        """Write the dump and return the error with the report; from update ``first`` on, if given."""
         step = update if self._steps is None else self._steps()
-        report = {"step": step, "update": update, "in_a_row": row, **self._found_where(batch, loss_module)}
+        range_ = {} if first is None else {"first_update": first}
+        where_found = self._found_where(batch, loss_module)
+        report = {"step": step, **range_, "update": update, "in_a_row": row, **where_found}
         where = ""
         if self.folder is not None:
             kept = _DUMPS[self.on_nonfinite]
@@ -169,6 +228,8 @@ def told(fault: NonFinite, step: int, saved: int | None, path: Path) -> NonFinit
         after step 31 of runs/mine: the loss is nan. The checkpoint of step 20 is kept, and the same command
         goes on from there.
     """
+    if str(fault).startswith("after step "):
+        return fault
     kept = f"The checkpoint of step {saved} is kept, and the same command goes on from there."
     if saved is None:
         kept = "There is no checkpoint yet, so the same command begins anew."
@@ -179,6 +240,10 @@ def _largest(tensors: Sequence[Tensor]) -> Tensor:
     """Return the largest absolute value, NaN if there is one; a norm would take ten times as long."""
     extremes = [extreme.detach() for tensor in tensors for extreme in torch.aminmax(tensor)]
     return torch.stack(extremes).abs().max() if extremes else torch.zeros(())
+
+
+def _magnitude(count: int) -> int:
+    return len(str(count)) if count else 0
 
 
 def _not_finite(*values: Tensor) -> Tensor:
@@ -199,8 +264,11 @@ def _counts(tensors: Mapping[str, Any]) -> dict[str, dict[str, int]]:
 def _findings(report: dict[str, Any]) -> str:
     row = f", the {report['in_a_row']}th in a row" if report["in_a_row"] >= LIMIT else ""
     reading = f"{report['quantity']} of the {report['part']}"
+    update = f"update {report['update']}"
+    if report.get("first_update", report["update"]) != report["update"]:
+        update = f"one of updates {report['first_update']} to {report['update']}"
     return (
-        f"the {reading} is {report['value']} in update {report['update']}{row}. Not finite in the batch: "
+        f"the {reading} is {report['value']} in {update}{row}. Not finite in the batch: "
         f"{_listed(report['batch'])}; in the agent: {_listed(report['agent'])}."
     )
 

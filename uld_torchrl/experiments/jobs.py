@@ -1,0 +1,148 @@
+"""A study as a list of jobs: one run each, of one environment, variant and seed, as ``uld train`` starts it.
+
+A job knows its command, its directory and how far it is; who starts it is in ``launchers``. Torch is not
+imported: a job is a process of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from uld_torchrl.config import AgentConfig, PresetName, differences, from_dict, override, preset, to_dict
+from uld_torchrl.errors import InputError
+from uld_torchrl.experiments.tables import last_step
+
+State = Literal["new", "begun", "done"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of a study.
+
+    Example:
+        >>> job = Job("CartPole-v1", "small", 0, settings=("loss.gamma=0.98",))
+        >>> job.config.loss.gamma, str(job.path(Path("runs")))
+        (0.98, 'runs/gym/CartPole-v1/small/seed0')
+    """
+
+    env: str
+    variant: str
+    seed: int
+    preset: PresetName = "small"
+    settings: tuple[str, ...] = ()
+    device: str = "auto"
+
+    @property
+    def config(self) -> AgentConfig:
+        """The settings of the run."""
+        return override(preset(self.preset), list(self.settings))
+
+    @property
+    def name(self) -> str:
+        """Environment, variant and seed in one word."""
+        return f"{self.env}/{self.variant}/seed{self.seed}"
+
+    def path(self, run_dir: Path) -> Path:
+        """Return where the run is."""
+        env = self.env if "/" in self.env else f"gym/{self.env}"
+        return run_dir / env / self.variant / f"seed{self.seed}"
+
+    def command(self, run_dir: Path) -> list[str]:
+        """Return the command that runs it, and goes on with it."""
+        options = {
+            "--preset": self.preset,
+            "--name": self.variant,
+            "--seed": self.seed,
+            "--run-dir": run_dir,
+            "--device": self.device,
+        }
+        given = [str(part) for option in options.items() for part in option]
+        settings = [part for setting in self.settings for part in ("--set", setting)]
+        return [sys.executable, "-m", "uld_torchrl.cli", "train", self.env, *given, *settings]
+
+    def step(self, run_dir: Path) -> int:
+        """Return the agent steps of the last row of metrics.csv; 0 if there is none."""
+        return last_step(self.path(run_dir) / "metrics.csv")
+
+    def state(self, run_dir: Path) -> State:
+        """Return whether the run is done, begun, or has no directory."""
+        path = self.path(run_dir)
+        if not (path / "config.json").exists():
+            return "new"
+        finished = (path / "model" / "config.json").exists()
+        return "done" if finished and last_step(path / "eval.csv") >= self.config.run.total_steps else "begun"
+
+
+def make_jobs(
+    envs: Sequence[str],
+    variants: dict[str, tuple[str, ...]],
+    seeds: Sequence[int],
+    *,
+    preset: PresetName = "small",
+    settings: Iterable[str] = (),
+    device: str = "auto",
+) -> list[Job]:
+    """Return the jobs of a study, seed by seed: an interrupted one then has whole sets of tasks.
+
+    Args:
+        envs: environment ids.
+        variants: name -> settings of each variant, applied after ``settings``.
+        seeds: of the runs.
+        preset: what settings start from.
+        settings: of all runs, ``section.field=value``.
+        device: of all runs.
+
+    Raises:
+        InputError: nothing to run, or a setting that does not exist.
+
+    Example:
+        >>> [job.name for job in make_jobs(["CartPole-v1"], {"a": (), "b": ("loss.gamma=0.9",)}, [0])]
+        ['CartPole-v1/a/seed0', 'CartPole-v1/b/seed0']
+    """
+    for name, given in (("environment", envs), ("variant", variants), ("seed", seeds)):
+        if not given:
+            raise InputError(f"a study needs at least one {name}, got none.")
+    jobs = [
+        Job(env, variant, seed, preset, (*settings, *extra), device)
+        for seed in seeds
+        for variant, extra in variants.items()
+        for env in envs
+    ]
+    for job in jobs[: len(variants) * len(envs)]:
+        _ = job.config  # refuses what is wrong before anything runs
+    return jobs
+
+
+def check_jobs(jobs: Iterable[Job], run_dir: Path) -> None:
+    """Refuse jobs whose directory holds a run of other settings; more steps than before are allowed.
+
+    Raises:
+        InputError: there are some; each is named with what differs.
+    """
+    found = [f"{job.path(run_dir)}: {other}" for job in jobs if (other := _differs(job, run_dir))]
+    if found:
+        more = [f"... and {len(found) - 5} more"] if len(found) > 5 else []
+        listed = "\n  ".join([*found[:5], *more])
+        raise InputError(
+            f"{len(found)} runs of this study exist with another configuration:\n  {listed}\nUse another "
+            "--run-dir, or name the variant anew."
+        )
+
+
+def _differs(job: Job, run_dir: Path) -> str:
+    path = job.path(run_dir) / "config.json"
+    if not path.exists():
+        return ""
+    try:
+        old = to_dict(from_dict(json.loads(path.read_text(encoding="utf-8"))["config"]))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return f"config.json cannot be read ({type(error).__name__}: {str(error)[:200]})"
+    new = to_dict(job.config)
+    before, after = old["run"].pop("total_steps"), new["run"].pop("total_steps")
+    fewer = [f"run.total_steps was {before}, got {after}"] if after < before else []
+    return "; ".join([*fewer, *differences(old, new)])

@@ -1,0 +1,130 @@
+"""A study: suite or environments, variants, seeds; what it has done so far, and its file.
+
+``<run_dir>/<name>.study.json`` keeps what belongs to a study, so that ``uld study status`` and ``uld report``
+find its runs, and the same command goes on. How jobs are run is in ``launchers``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from uld_torchrl.config import PRESETS, PresetName
+from uld_torchrl.errors import InputError
+from uld_torchrl.experiments.jobs import Job, State, make_jobs
+
+
+@dataclass(frozen=True)
+class Study:
+    """What a study consists of.
+
+    Example:
+        >>> study = Study("toy", ("CartPole-v1",), {"small": ()}, (0, 1))
+        >>> len(study.jobs())
+        2
+    """
+
+    name: str
+    envs: tuple[str, ...]
+    variants: dict[str, tuple[str, ...]]
+    seeds: tuple[int, ...]
+    preset: PresetName = "small"
+    settings: tuple[str, ...] = ()
+    suite: str | None = None
+
+    def jobs(self, device: str = "auto") -> list[Job]:
+        """Return the runs of the study, seed by seed."""
+        return make_jobs(
+            self.envs, self.variants, self.seeds, preset=self.preset, settings=self.settings, device=device
+        )
+
+    def path(self, run_dir: Path) -> Path:
+        """Return the study's file."""
+        return run_dir / f"{self.name}.study.json"
+
+    def save(self, run_dir: Path) -> None:
+        """Write the file, put together with what it held before.
+
+        Raises:
+            InputError: the file holds a study of other settings, or cannot be read.
+        """
+        run_dir.mkdir(parents=True, exist_ok=True)
+        whole = self if not self.path(run_dir).exists() else _merged(load_study(self.path(run_dir)), self)
+        aside = self.path(run_dir).with_suffix(".tmp")
+        aside.write_text(json.dumps(asdict(whole), indent=2) + "\n", encoding="utf-8")
+        aside.replace(self.path(run_dir))
+
+
+def load_study(path: Path) -> Study:
+    """Read a study's file.
+
+    Raises:
+        InputError: there is none, or it is damaged.
+    """
+    try:
+        data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        study = Study(
+            name=str(data["name"]),
+            envs=tuple(map(str, data["envs"])),
+            variants={str(name): tuple(map(str, given)) for name, given in data["variants"].items()},
+            seeds=tuple(int(seed) for seed in data["seeds"]),
+            preset=data["preset"],
+            settings=tuple(map(str, data["settings"])),
+            suite=data["suite"],
+        )
+    except FileNotFoundError as error:
+        raise InputError(f"there is no study {path.name.removesuffix('.study.json')}: no {path}.") from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{path} is no study ({type(error).__name__}: {str(error)[:200]}).") from error
+    if study.preset not in PRESETS:
+        raise InputError(f"{path}: preset must be one of {', '.join(PRESETS)}, got {study.preset!r}.")
+    return study
+
+
+def _merged(old: Study, new: Study) -> Study:
+    """Return the study with what is new in environments, variants and seeds."""
+    odd = [name for name in ("preset", "settings", "suite") if getattr(old, name) != getattr(new, name)]
+    both = old.variants.keys() & new.variants.keys()
+    odd += [f"variant {name}" for name in sorted(both) if old.variants[name] != new.variants[name]]
+    if odd:
+        raise InputError(
+            f"study {new.name} exists with another {', '.join(odd)}: choose another --name, or the same "
+            "settings."
+        )
+    return Study(
+        new.name,
+        _union(old.envs, new.envs),
+        {**old.variants, **new.variants},
+        tuple(sorted({*old.seeds, *new.seeds})),
+        new.preset,
+        new.settings,
+        new.suite,
+    )
+
+
+def _union(old: Sequence[str], new: Sequence[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys([*old, *new]))
+
+
+def status(jobs: Sequence[Job], run_dir: Path) -> str:
+    """Return how far a study is: a line for each variant, and for each run that is begun.
+
+    Example:
+        >>> print(status(Study("toy", ("CartPole-v1",), {"small": ()}, (0, 1)).jobs(), Path("no-runs")))
+        small: 0 of 2 runs done, 0 begun
+    """
+    states: dict[str, list[State]] = {}
+    begun = []
+    for job in jobs:
+        state = job.state(run_dir)
+        states.setdefault(job.variant, []).append(state)
+        if state == "begun":
+            begun.append(f"  {job.name}: step {job.step(run_dir)} of {job.config.run.total_steps}")
+    lines = [
+        f"{variant}: {found.count('done')} of {len(found)} runs done, {found.count('begun')} begun"
+        for variant, found in states.items()
+    ]
+    return "\n".join([*lines, *begun])
