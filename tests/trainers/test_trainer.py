@@ -102,7 +102,7 @@ def stored_at_updates(patch: pytest.MonkeyPatch) -> list[int]:
     """Note at every update how many steps the replay buffer holds."""
     original, seen = ULDOptimizationStepper.step, []
 
-    def spy(self: ULDOptimizationStepper, trainer: Any, batch: Any) -> Any:
+    def spy(self: ULDOptimizationStepper, trainer: Any, batch: Any = None) -> Any:
         seen.append(len(self.replay_buffer))
         return original(self, trainer, batch)
 
