@@ -158,7 +158,7 @@ def test_ctrl_c_while_starting(uld: Any, tmp_path: Path, monkeypatch: pytest.Mon
     assert outcome.err.startswith("uld: interrupted; to go on: uld train CartPole-v1")
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [pytest.param(0, marks=pytest.mark.slow), 2])
 def test_sigterm_to_all_processes(workers: int, uld: Any, tmp_path: Path) -> None:
     """A scheduler's signal, sent from outside to the process group while the run trains."""
     steps = [*uld.quick, "--total-steps", "100000", "--run-dir", "runs"]
@@ -198,6 +198,7 @@ def test_a_misbehaving_environment_is_one_message(uld: Any, tmp_path: Path) -> N
     assert "reward" in message
 
 
+@pytest.mark.slow
 def test_worker_processes_give_the_same_run(uld: Any, tmp_path: Path) -> None:
     options = ["--num-envs", "3", "--run-dir", "runs", "--total-steps", "45"]
     for name, workers in (("here", 0), ("there", 2)):

@@ -101,7 +101,13 @@ WRITTEN = {
 }
 
 
-@pytest.mark.parametrize("name", WRITTEN)
+QUICK = ("metrics.csv", "checksums.json", "config.json")  # a row, a checkpoint, the model
+"""Tested by default, the others when asked for slow tests."""
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in WRITTEN]
+)
 def test_a_file_that_does_not_fit_stops_the_run_which_then_goes_on(
     name: str, tmp_path: Path, make_trainer: Make, whole: dict[str, bytes]
 ) -> None:

@@ -107,6 +107,7 @@ def test_so_it_is_in_every_family(tmp_path: Path, make_trainer: Make, env: str, 
     check_same_run(make_trainer, tmp_path, env, override(CONFIG, changes))
 
 
+@pytest.mark.slow
 def test_a_longer_run_is_the_same_as_one_that_was_as_long_from_the_start(
     tmp_path: Path, make_trainer: Make
 ) -> None:

@@ -25,7 +25,6 @@ from uld_torchrl.trainers import ULDTrainer
 
 Make = Callable[..., ULDTrainer]
 RUN = ["pixels.frame_size=32", "pixels.frame_stack=3", "model.conv_channels=2", "optim.image_shift=2"]
-STORAGES = ("memory", "memmap")
 
 
 class Noise(gymnasium.Env):
@@ -115,8 +114,14 @@ def interrupted(trainer: ULDTrainer, calls: int) -> ULDTrainer:
     return trainer
 
 
-@pytest.mark.parametrize("first", STORAGES)
-@pytest.mark.parametrize("then", STORAGES)
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [
+        ("memmap", "memory"),
+        pytest.param("memory", "memmap", marks=pytest.mark.slow),
+        *(pytest.param(each, each, marks=pytest.mark.slow) for each in ("memory", "memmap")),
+    ],
+)
 def test_a_stopped_run_goes_on_with_the_same_frames(
     first: str, then: str, settings: AgentConfig, make_trainer: Make, tmp_path: Path
 ) -> None:

@@ -46,6 +46,7 @@ def check_kills(root: Path, case: tuple[str, list[str], dict[str, Any]], kills: 
 
 
 @pytest.mark.timeout(240)
+@pytest.mark.slow
 def test_two_kills_leave_no_trace(tmp_path: Path) -> None:
     check_kills(tmp_path, CASES[0], 2)
 

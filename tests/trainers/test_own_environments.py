@@ -99,7 +99,7 @@ def played(lane: int, table: dict[str, np.ndarray]) -> tuple[list[float], int]:
     return returns, len(now)
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_lanes_end_at_their_own_times_and_no_window_mixes_them(
     workers: int, tmp_path: Path, make_trainer: Make
 ) -> None:
@@ -188,6 +188,7 @@ def test_another_number_of_lanes_is_refused(tmp_path: Path, make_trainer: Make) 
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_gymnasiums_own_vectorised_task(tmp_path: Path, make_trainer: Make) -> None:
     """CartPole pays 1 a step; the steps between two episodes belong to none and are never drawn."""
     env = gymnasium.make_vec("CartPole-v1", num_envs=3, vectorization_mode="vector_entry_point")

@@ -129,6 +129,7 @@ def test_a_run_of_several_goes_on_alone_and_the_reverse(
     check_same_runs(rest, whole.trainers)
 
 
+@pytest.mark.slow
 def test_a_run_that_is_behind_catches_up(tmp_path: Path, tiny: AgentConfig, make_trainer: Make) -> None:
     whole = trained(seeds_trainer(tmp_path / "whole", tiny, "run.total_steps=26"))
     with closing(make_trainer(tmp_path / "parts", seed=1, total_steps=20)) as ahead:
@@ -138,6 +139,7 @@ def test_a_run_that_is_behind_catches_up(tmp_path: Path, tiny: AgentConfig, make
     check_same_runs(rest, whole.trainers)
 
 
+@pytest.mark.slow
 def test_results_are_in_the_order_of_the_seeds_and_the_folders_those_of_single_runs(
     tmp_path: Path, tiny: AgentConfig
 ) -> None:
