@@ -17,7 +17,7 @@ from uld_torchrl.data import WindowReplayBuffer, make_replay_buffer
 from uld_torchrl.data.priorities import faded
 from uld_torchrl.errors import InputError
 
-DRAWS = 40_000
+DRAWS = 8_000
 
 
 def buffer_of(time_steps: Callable[..., Any], steps: int, capacity: int = 16, **options: Any) -> Any:
@@ -49,7 +49,7 @@ def expected(rb: WindowReplayBuffer, fade: float, floor: float) -> Tensor:
 
 
 @pytest.mark.parametrize("waits", [True, False])
-@pytest.mark.parametrize("steps", [5, 16, 23])
+@pytest.mark.parametrize("steps", [5, pytest.param(16, marks=pytest.mark.slow), 23])
 def test_draws_follow_priority_times_the_factor_of_age(
     time_steps: Callable[..., Any], steps: int, waits: bool
 ) -> None:
