@@ -182,7 +182,7 @@ def test_bfloat16_errs_by_its_roundings_only(name: str, spec: str) -> None:
     assert errors(spec, name, "float32") == (0, 0)
 
 
-def test_one_of_two_value_heads_wrong_would_exceed_that_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_of_two_bits_err_more_than_those_of_eight(monkeypatch: pytest.MonkeyPatch) -> None:
     plain = Losses._plain
 
     def coarse(self: Losses, name: Any, batch: TensorDictBase) -> Any:

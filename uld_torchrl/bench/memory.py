@@ -14,7 +14,7 @@ import torch
 
 from uld_torchrl.bench.report import Figure, Report, machine
 from uld_torchrl.bench.setup import DEFAULT_ENV, Parts, assemble
-from uld_torchrl.bench.step import compute_of
+from uld_torchrl.bench.step import compute_of, update_call
 from uld_torchrl.config import AgentConfig
 from uld_torchrl.data import ReplayKeys, replay_bytes
 from uld_torchrl.envs import task_spaces
@@ -48,10 +48,9 @@ def bench_memory(
     capacity = run_capacity(config)
     size = _replay_size(parts, capacity)
     stepper = parts.stepper()
-    built = _peak(device)
+    built, update = _peak(device), update_call(stepper)
     for _ in range(1 if quick else 5):
-        stepper.engine.run(stepper._draw_and_update_encoder)
-        stepper.step(None)
+        update()
     peak = _peak(device)
     weights = sum(tensor.nbytes for tensor in stepper.loss_module.state_dict().values())
     found = {

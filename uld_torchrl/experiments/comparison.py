@@ -158,14 +158,3 @@ def _protocol(record: Record) -> dict[str, Any]:
     if record.env.startswith("atari/"):
         protocol |= {"atari settings": settings["atari"], "greedy evaluation": run.greedy_discrete_eval}
     return protocol
-
-
-def frames_per_step(env: str) -> int:
-    """Return the environment frames in an agent step: published curves are often over frames, ours never are.
-
-    Example:
-        >>> [frames_per_step(env) for env in ("gym/Ant-v4", "dmc/walker-run", "atari/Pong")]
-        [1, 2, 4]
-    """
-    kinds = {"dmc": 2, "dmc-pixels": 2, "atari": 4}
-    return kinds.get(env.partition("/")[0], 1)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from uld_torchrl.experiments.comparison import Comparison, frames_per_step
+from uld_torchrl.experiments.comparison import Comparison
 from uld_torchrl.experiments.page import html_page
 from uld_torchrl.experiments.pictures import curves_figure, profile_figure
 from uld_torchrl.experiments.published import SOURCES, aggregates, normalise
@@ -23,6 +23,7 @@ from uld_torchrl.experiments.statistics import (
     aggregate,
     probability_of_improvement,
 )
+from uld_torchrl.experiments.suites import frames_per_step
 
 NAMES = {
     "mean": "mean",
