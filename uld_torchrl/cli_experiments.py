@@ -44,6 +44,8 @@ class StudyRun:
     """Settings that all runs start from."""
     variant: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """A further variant as name:section.field=value,...; may be repeated."""
+    ablation: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """Ablations of the published design study as further variants, with commas; all: each."""
     set: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """A setting of all runs, section.field=value; may be repeated."""
     total_steps: int | None = None
@@ -146,12 +148,27 @@ def make_study(command: StudyRun) -> Study:
     return Study(
         name=command.name or command.suite or "study",
         envs=command.envs if chosen is None else chosen.envs,
-        variants={command.preset: (), **dict(map(_variant, command.variant))},
+        variants=_variants(command),
         seeds=tuple(parse_seeds("--seeds", command.seeds)),
         preset=command.preset,
         settings=tuple(settings),
         suite=command.suite,
     )
+
+
+def _variants(command: StudyRun) -> dict[str, tuple[str, ...]]:
+    """Return the preset itself, the ablations and the variants, each name once."""
+    from uld_torchrl.ablations import ABLATIONS, ablation
+
+    asked = [name.strip() for text in command.ablation for name in text.split(",") if name.strip()]
+    names = list(ABLATIONS) if "all" in asked else asked
+    given = [(name, ablation(name).settings) for name in names]
+    given += map(_variant, command.variant)
+    found: dict[str, tuple[str, ...]] = {command.preset: ()}
+    for name, settings in given:
+        if found.setdefault(name, settings) != settings:
+            raise InputError(f"two variants are called {name!r}, with other settings each: rename one.")
+    return found
 
 
 def _variant(text: str) -> tuple[str, tuple[str, ...]]:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from written_runs import write_run
 
+from uld_torchrl.ablations import ABLATIONS
 from uld_torchrl.cli import main
 from uld_torchrl.cli_experiments import StudyRun, make_study
 from uld_torchrl.errors import InputError
@@ -125,6 +126,17 @@ def test_a_suite_sets_steps_and_evaluation_and_options_come_after(capsys: pytest
     assert study.name == "dmc-hard7" and list(study.variants) == ["uld"]
 
 
+def test_ablations_are_variants_of_their_names() -> None:
+    given = StudyRun(
+        envs=("CartPole-v1",), ablation=("no-mr,linear-value", "no-min"), variant=("g:loss.gamma=0.9",)
+    )
+    variants = make_study(given).variants
+    assert list(variants) == ["uld", "no-mr", "linear-value", "no-min", "g"]
+    assert variants["uld"] == () and variants["no-mr"] == ABLATIONS["no-mr"].settings
+    every = make_study(StudyRun(envs=("CartPole-v1",), ablation=("all",))).variants
+    assert list(every) == ["uld", *ABLATIONS]
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
@@ -134,6 +146,11 @@ def test_a_suite_sets_steps_and_evaluation_and_options_come_after(capsys: pytest
         (["run", "--envs", "CartPole-v1", "--seeds", "3-1"], "runs backwards"),
         (["run", "--envs", "CartPole-v1", "--variant", "fast"], "name:section.field=value"),
         (["run", "--envs", "CartPole-v1", "--variant", "fast:loss.gama=1"], "no setting"),
+        (["run", "--envs", "CartPole-v1", "--ablation", "no-mins"], "did you mean no-min"),
+        (
+            ["run", "--envs", "CartPole-v1", "--ablation", "no-min", "--variant", "no-min:loss.gamma=0.9"],
+            "two variants are called 'no-min'",
+        ),
         (["run", "--envs", "CartPole-v1", "--workers", "0"], "workers"),
         (["status", "nothing"], "there is no study nothing"),
     ],
