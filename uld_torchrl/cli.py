@@ -56,7 +56,7 @@ class Train:
     ablation: str | None = None
     """Take one part of the agent away: linear-value, sa-target, no-target-encoder, revert (these three),
     nonlinear-model, mse-reward, no-reward-scale, no-min, no-lap, no-mr, one-step or no-unroll."""
-    seed: int = 0
+    seed: int | None = None
     """Seed of everything random in the run."""
     seeds: str | None = None
     """Several runs in one process, one a seed: 0-9, or 0,2,5-7; in place of --seed."""
@@ -288,8 +288,8 @@ def _outcome(results: list[TrainResult], command: Train, config: AgentConfig) ->
 
 def _seeds(command: Train) -> list[int]:
     if command.seeds is None:
-        return [command.seed]
-    if command.seed != Train.seed:
+        return [command.seed or 0]
+    if command.seed is not None:
         raise InputError(
             f"--seed {command.seed} and --seeds {command.seeds} exclude each other: name all in --seeds."
         )

@@ -43,6 +43,7 @@ def test_one_seed_in_the_list_is_as_with_seed(tmp_path: Path, uld: Any) -> None:
         (["--seeds", "4-1"], "write 1-4"),
         (["--seeds", "one"], "0-9 or 0,2,5-7"),
         (["--seeds", "0-3", "--seed", "4"], "exclude each other"),
+        (["--seeds", "0-3", "--seed", "0"], "exclude each other"),
         (["--seeds", "0-1", "--log", "wandb"], "wandb"),
         (["--seeds", "0-1", "--precision", "bfloat16"], "neither compiled nor in bfloat16"),
         (["--seeds", "0-1", "--precision", "tf32"], "tf32 is for CUDA"),

@@ -42,13 +42,13 @@ def test_layout(tmp_path: Path) -> None:
 
 def test_environment_names_versions_and_commit(tmp_path: Path) -> None:
     run = opened(tmp_path)
-    record_session(run, DEBUG, 0)
+    record_session(run, DEBUG, 0, "precision float32, compile off")
     text = (run.path / "environment.txt").read_text()
     named = dict(line.split(" ", 1) for line in text.splitlines())
     assert named["from"] == "step 0"
     assert {"python", "torch", "torchrl", "tensordict", "gymnasium", "mujoco", "commit"} <= set(named)
-    assert all(named.values())
-    record_session(run, DEBUG, 700)
+    assert all(named.values()) and named["compute"] == "precision float32, compile off"
+    record_session(run, DEBUG, 700, "precision float32, compile off")
     both = (run.path / "environment.txt").read_text()
     assert both == text + text.replace("step 0", "step 700")
 
@@ -113,7 +113,7 @@ def test_total_steps_may_grow_and_not_shrink(tmp_path: Path) -> None:
     longer = override(DEBUG, ["run.total_steps=400"])
     run = opened(tmp_path, longer)
     opened(tmp_path)  # until it is sure to train, a longer command leaves the settings alone
-    record_session(run, longer, 300)
+    record_session(run, longer, 300, "precision float32, compile off")
     opened(tmp_path, longer)
     with pytest.raises(InputError, match="total_steps 400; going on takes at least as many"):
         opened(tmp_path, override(DEBUG, ["run.total_steps=399"]))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tensordict.nn import TensorDictModule, TensorDictModuleBase, TensorDictSequential
+from tensordict.nn import TensorDictModuleBase, TensorDictSequential
 from tensordict.utils import NestedKey
 from torch import nn
 from torchrl.data import TensorSpec
@@ -26,6 +26,7 @@ from uld_torchrl.modules.exploration import ExplorationNoise
 from uld_torchrl.modules.layers import ExactLinear
 from uld_torchrl.modules.policies import GumbelPolicy, TanhPolicy
 from uld_torchrl.modules.specs import check_unit_bounds, is_discrete, is_image, vector_size
+from uld_torchrl.modules.tensor_module import TensorModule
 from uld_torchrl.modules.value import ValueHead
 
 
@@ -57,13 +58,13 @@ class Networks:
         ]
 
 
-def _actor(z_s_dim: int, action_dim: int, discrete: bool, model: ModelConfig) -> TensorDictModule:
+def _actor(z_s_dim: int, action_dim: int, discrete: bool, model: ModelConfig) -> TensorModule:
     policy: nn.Module
     if discrete:
         policy = GumbelPolicy(z_s_dim, action_dim, model.hidden_dim, model.gumbel_tau)
     else:
         policy = TanhPolicy(z_s_dim, action_dim, model.hidden_dim)
-    return TensorDictModule(policy, in_keys=["state_embedding"], out_keys=["action", "pre_activation"])
+    return TensorModule(policy, in_keys=["state_embedding"], out_keys=["action", "pre_activation"])
 
 
 def _state_encoder(spec: TensorSpec, model: ModelConfig) -> nn.Module:
@@ -78,7 +79,7 @@ def _value_head(model: ModelConfig) -> nn.Module:
     return ValueHead(model.z_sa_dim, model.hidden_dim)
 
 
-def _predictor(model: ModelConfig, loss: LossConfig) -> TensorDictModule:
+def _predictor(model: ModelConfig, loss: LossConfig) -> TensorModule:
     of_pairs = loss.dynamics_target == "state_action"
     predicted, width = (
         ("state_action_embedding", model.z_sa_dim) if of_pairs else ("state_embedding", model.z_s_dim)
@@ -89,7 +90,7 @@ def _predictor(model: ModelConfig, loss: LossConfig) -> TensorDictModule:
         m = MLPPredictor(model.z_sa_dim, width, outputs, model.hidden_dim)
     else:
         m = LinearPredictor(model.z_sa_dim, width, outputs)
-    return TensorDictModule(
+    return TensorModule(
         m,
         in_keys=["state_action_embedding"],
         out_keys=["terminated_pred", ("next", predicted), "reward_logits"],
@@ -132,11 +133,11 @@ def make_networks(
     heads = [_value_head(model) for _ in range(model.num_values)]
     z_s, z_sa = "state_embedding", "state_action_embedding"
     return Networks(
-        TensorDictModule(encoder, in_keys=[observed], out_keys=[z_s]),
-        TensorDictModule(joint, in_keys=[z_s, "action"], out_keys=[z_sa]),
+        TensorModule(encoder, in_keys=[observed], out_keys=[z_s]),
+        TensorModule(joint, in_keys=[z_s, "action"], out_keys=[z_sa]),
         predictor,
         _actor(model.z_s_dim, action_dim, discrete, model),
-        [TensorDictModule(head, in_keys=[z_sa], out_keys=["state_action_value"]) for head in heads],
+        [TensorModule(head, in_keys=[z_sa], out_keys=["state_action_value"]) for head in heads],
     )
 
 

@@ -211,8 +211,8 @@ def _as_json(data: dict[str, Any]) -> str:
     return json.dumps(data, indent=2) + "\n"
 
 
-def record_session(run: RunDir, config: AgentConfig, step: int) -> None:
-    """Note that training goes on from ``step``: the settings, and the versions it now runs on.
+def record_session(run: RunDir, config: AgentConfig, step: int, compute: str) -> None:
+    """Note that training goes on from ``step``: the settings, the versions it now runs on, and how it computes.
 
     Called when a session is sure to train, so that a refused or needless command changes nothing.
     """
@@ -220,7 +220,7 @@ def record_session(run: RunDir, config: AgentConfig, step: int) -> None:
     replace_text(run.config, _as_json({**started, "config": to_dict(config)}))
     versions = run.path / "environment.txt"
     with writing(versions), versions.open("a", encoding="utf-8") as file:
-        file.write(f"from step {step}\n{environment_text()}")
+        file.write(f"from step {step}\n{environment_text()}compute {compute}\n")
 
 
 def forget_untrained(run: RunDir) -> None:

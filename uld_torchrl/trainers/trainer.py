@@ -149,7 +149,7 @@ class ULDTrainer:
             room = (self.env, config, self.device, buffer_storage, Path(run_dir), room_for)
             self.room = room_for_replay(*room)
             task = {"layers": layers, **task_to_json(task_spaces(self.env))}
-            pick_compute(config.optim, self.device)  # refused before there is a directory
+            self.compute = pick_compute(config.optim, self.device)  # refused before there is a directory
             self.run = open_run(Path(run_dir), self.env_id, name, self.seed, config, task=task, fresh=fresh)
             self._held.enter_context(locked(self.run))
             self._build(buffer_storage, engine)
@@ -254,7 +254,7 @@ class ULDTrainer:
             with same_random_state():
                 callback.begin(self)
         forget_after(self.run, self.step, looked=self.looked)
-        record_session(self.run, self.config, self.step)
+        record_session(self.run, self.config, self.step, str(self.compute))
 
     def _loop(self) -> None:
         self._prepare()
