@@ -47,11 +47,11 @@ def test_the_default_has_the_published_values() -> None:
     assert dataclasses.astuple(config.model) == (512, 256, 512, 512, 65, 10.0, 10.0, 32, "mlp", 2, "linear")
     assert dataclasses.astuple(config.loss) == (
         *(5, 3, 0.99, 1.0, 0.1, 0.1, 1e-5, 0.2, 0.2, 0.3),
-        *("huber", "two_hot", "state", True, True, False, True, "min", 0, False, 0.0, 0.1),
+        *("huber", "two_hot", "state", True, True, False, True, "min", 0, False, 0.0, 0.1, 1),
     )
     assert dataclasses.astuple(config.optim) == (
         *(256, 1e-4, 3e-4, 3e-4, 1e-4, 20.0, 250, "periodic", 4),
-        *("auto", "auto"),
+        *("auto", "auto", "none", 0.1, 1),
     )
     assert dataclasses.astuple(config.replay) == (1_000_000, 0.4, 1.0, 1.0, 0.1)
     assert config.run.random_steps == 10_000 and config.run.greedy_discrete_eval
@@ -98,8 +98,11 @@ POSITIVE = {
         *("z_s_dim", "z_a_dim", "z_sa_dim", "hidden_dim", "bin_range", "gumbel_tau", "conv_channels"),
         "num_values",
     ),
-    LossConfig: ("horizon", "n_steps", "infonce_temperature"),
-    OptimConfig: ("batch_size", "encoder_lr", "value_lr", "policy_lr", "value_grad_clip", "period"),
+    LossConfig: ("horizon", "n_steps", "infonce_temperature", "exploration_noise_repeat"),
+    OptimConfig: (
+        *("batch_size", "encoder_lr", "value_lr", "policy_lr", "value_grad_clip", "period"),
+        "updates_per_step",
+    ),
     ReplayConfig: ("capacity", "lap_min_priority"),
     RunConfig: ("total_steps", "num_envs", "eval_every", "eval_episodes", "checkpoint_every", "log_every"),
     PixelConfig: ("frame_size", "frame_stack"),
@@ -117,7 +120,7 @@ NOT_NEGATIVE = {
         "encoder_horizon",
         "infonce_coeff",
     ),
-    OptimConfig: ("weight_decay", "image_shift"),
+    OptimConfig: ("weight_decay", "image_shift", "lr_final"),
     ReplayConfig: ("lap_alpha",),
     RunConfig: ("random_steps",),
     AtariConfig: ("noop_max",),
@@ -178,6 +181,14 @@ def test_every_number_is_checked() -> None:
         (ModelConfig, {"num_bins": 2}, "num_bins must be at least 3, got 2"),
         (AtariConfig, {"sticky_actions": 1.5}, r"sticky_actions must lie in \[0, 1\], got 1.5"),
         (AtariConfig, {"eval_epsilon": -0.1}, r"eval_epsilon must lie in \[0, 1\], got -0.1"),
+        (OptimConfig, {"lr_final": 1.01}, r"lr_final must lie in \[0, 1\], got 1.01"),
+        (OptimConfig, {"lr_decay": "step"}, "lr_decay must be one of none, linear, cosine; got 'step'"),
+        (OptimConfig, {"updates_per_step": 2.5}, "updates_per_step must be an integer, got 2.5"),
+        (
+            LossConfig,
+            {"exploration_noise_repeat": 1.5},
+            "exploration_noise_repeat must be an integer, got 1.5",
+        ),
         (OptimConfig, {"schedule": "often"}, "schedule must be one of periodic, every_step; got 'often'"),
     ],
 )
@@ -212,6 +223,7 @@ def test_numbers_of_numpy_are_numbers() -> None:
 
 def test_edges_are_allowed() -> None:
     assert LossConfig(horizon=1, n_steps=1).n_steps == 1
+    assert OptimConfig(lr_final=1.0).lr_final == 1
     assert LossConfig(gamma=1.0).gamma == 1 and LossConfig(gamma=0.0).gamma == 0
     assert ModelConfig(num_bins=3).num_bins == 3
     assert AtariConfig(sticky_actions=0, eval_epsilon=1).eval_epsilon == 1
@@ -259,6 +271,22 @@ def test_missing_sections_take_the_default() -> None:
 def test_damaged_dictionaries(data: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         from_dict(data)
+
+
+def test_settings_of_runs_before_the_options_from_later_work_still_load() -> None:
+    data = to_dict(preset("debug"))
+    del data["loss"]["exploration_noise_repeat"]
+    for name in ("lr_decay", "lr_final", "updates_per_step"):
+        del data["optim"][name]
+    assert from_dict(data) == preset("debug")
+
+
+def test_a_run_has_its_updates_for_each_agent_step_after_the_random_ones() -> None:
+    config = override(preset("debug"), ["run.total_steps=300", "run.random_steps=100", "run.num_envs=4"])
+    assert (config.updates_per_round, config.total_updates) == (4, 200)
+    twice = override(config, ["optim.updates_per_step=2"])
+    assert (twice.updates_per_round, twice.total_updates) == (8, 400)
+    assert override(twice, ["run.random_steps=300"]).total_updates == 2
 
 
 def test_differences() -> None:

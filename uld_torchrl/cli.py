@@ -1,4 +1,4 @@
-"""The command ``uld``: train, eval, audit, bench, info. Arguments are parsed before torch is imported.
+"""The command ``uld``, with ``cli_experiments``, ``cli_peers``, ``cli_tools``; parsed before importing torch.
 
 Bad input ends with exit code 2 and one message on standard error; only this file prints.
 """
@@ -19,7 +19,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from uld_torchrl.ablations import ablation
-from uld_torchrl.cli_experiments import Report, StudyGroup, report_command, study_command
+from uld_torchrl.cli_experiments import AgentName, Report, StudyGroup, report_command, study_command
+from uld_torchrl.cli_peers import peer_command
+from uld_torchrl.cli_tools import Cite, Export, cite_command, export_command
 from uld_torchrl.config import (
     DEFAULT_ENV,
     AgentConfig,
@@ -49,6 +51,8 @@ class Train:
     env: tyro.conf.Positional[str] = DEFAULT_ENV
     """Environment: gym/<Gymnasium id>, dmc/<domain>-<task>, dmc-pixels/<domain>-<task>, atari/<Game>,
     tabular/<name>, or a bare Gymnasium id."""
+    agent: AgentName = "uld"
+    """uld, or for comparison td3, sac (Box actions), dqn (Discrete): of a preset they take its run.* only."""
     preset: PresetName = "small"
     """Settings: small (CPU, first contact), uld, mrq (published), debug (seconds, learns nothing)."""
     schedule: Schedule | None = None
@@ -69,7 +73,7 @@ class Train:
     total_steps: int | None = None
     """Agent steps of the whole run."""
     name: str | None = None
-    """Name of the run; default: the ablation, or the preset."""
+    """Name of the run; default: the ablation, the agent if it is not uld, or the preset."""
     run_dir: Path = Path("runs")
     """Root directory of all runs."""
     device: str = "auto"
@@ -91,7 +95,8 @@ class Train:
     probe_every: int | None = None
     """Probe the agent on replayed windows every so many steps: linearity, ranks, calibration."""
     set: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
-    """Any other setting as section.field=value, e.g. --set loss.gamma=0.98; may be repeated."""
+    """Any other setting as section.field=value, e.g. --set loss.gamma=0.98; may be repeated. Agents other
+    than uld take run.* and their own, e.g. --set td3.gamma=0.98."""
     fresh: tyro.conf.FlagCreatePairsOff[bool] = False
     """Start a new run <name>-2, -3, ... instead of going on."""
 
@@ -162,6 +167,8 @@ Command = (
     | Annotated[Bench, tyro.conf.subcommand("bench")]
     | Annotated[StudyGroup, tyro.conf.subcommand("study")]
     | Annotated[Report, tyro.conf.subcommand("report")]
+    | Annotated[Export, tyro.conf.subcommand("export")]
+    | Annotated[Cite, tyro.conf.subcommand("cite")]
     | Annotated[Info, tyro.conf.subcommand("info")]
 )
 
@@ -185,6 +192,10 @@ def main(arguments: list[str] | None = None) -> int:
             return study_command(command)
         elif isinstance(command, Report):
             return report_command(command)
+        elif isinstance(command, Export):
+            export_command(command)
+        elif isinstance(command, Cite):
+            cite_command(command)
         else:
             _info()
     except InputError as error:
@@ -206,6 +217,8 @@ def settings(command: Train) -> AgentConfig:
         >>> settings(Train(total_steps=100)).run.total_steps
         100
     """
+    if command.agent != "uld":
+        return peer_command(command)[0]
     options = {
         "optim.schedule": command.schedule,
         "optim.precision": command.precision,
@@ -234,12 +247,12 @@ def _again(arguments: list[str]) -> str:
 def _train(command: Train) -> int:
     begin, limit = time.monotonic(), _time_limit(command)
     config = check_run(settings(command))
-    seeds = _seeds(command)
+    seeds, peer = _seeds(command), None if command.agent == "uld" else peer_command(command)[1]
     from uld_torchrl.trainers import Guards, OutOfTime, SeedsTrainer, ULDTrainer
     from uld_torchrl.trainers.device import pick_device
 
     options: dict[str, Any] = {
-        "name": command.name or command.ablation or command.preset,
+        "name": command.name or command.ablation or (command.preset if peer is None else command.agent),
         "run_dir": command.run_dir,
         "fresh": command.fresh,
         "device": pick_device(command.device),
@@ -252,7 +265,7 @@ def _train(command: Train) -> int:
     }
     trainer: ULDTrainer | SeedsTrainer
     if len(seeds) == 1:
-        trainer = ULDTrainer(command.env, config, seed=seeds[0], **options)
+        trainer = ULDTrainer(command.env, config, seed=seeds[0], peer=peer, **options)
     else:
         trainer = SeedsTrainer(command.env, config, seeds=seeds, **options)
     with closing(trainer):

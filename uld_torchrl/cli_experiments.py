@@ -20,6 +20,8 @@ from uld_torchrl.config import PresetName
 from uld_torchrl.errors import InputError
 from uld_torchrl.seed_list import parse_seeds
 
+AgentName = Literal["uld", "td3", "sac", "dqn"]
+
 if TYPE_CHECKING:
     from uld_torchrl.experiments.launchers import Outcome
     from uld_torchrl.experiments.study import Study
@@ -42,6 +44,8 @@ class StudyRun:
     """Seeds: 0-9, or 0,2,5-7."""
     preset: PresetName = "uld"
     """Settings that all runs start from."""
+    agent: AgentName = "uld"
+    """Agent of the first variant, which is then called by its name: td3, sac or dqn in place of uld."""
     variant: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """A further variant as name:section.field=value,...; may be repeated."""
     ablation: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
@@ -161,10 +165,16 @@ def _variants(command: StudyRun) -> dict[str, tuple[str, ...]]:
     from uld_torchrl.ablations import ABLATIONS, ablation
 
     asked = [name.strip() for text in command.ablation for name in text.split(",") if name.strip()]
+    if asked and command.agent != "uld":
+        raise InputError(
+            f"--ablation takes parts of ULD away, got --agent {command.agent}: use one command for each; the "
+            "same --name makes one study of both."
+        )
     names = list(ABLATIONS) if "all" in asked else asked
+    agent = [] if command.agent == "uld" else [f"agent={command.agent}"]
     given = [(name, ablation(name).settings) for name in names]
-    given += map(_variant, command.variant)
-    found: dict[str, tuple[str, ...]] = {command.preset: ()}
+    given += [(name, (*agent, *settings)) for name, settings in map(_variant, command.variant)]
+    found: dict[str, tuple[str, ...]] = {command.agent if agent else command.preset: tuple(agent)}
     for name, settings in given:
         if found.setdefault(name, settings) != settings:
             raise InputError(f"two variants are called {name!r}, with other settings each: rename one.")

@@ -24,6 +24,7 @@ DEFAULT_ENV = "dmc/cartpole-swingup"
 Schedule = Literal["periodic", "every_step"]
 Precision = Literal["auto", "float32", "tf32", "bfloat16"]
 Compile = Literal["auto", "off", "on", "graph"]
+LrDecay = Literal["none", "linear", "cosine"]
 PresetName = Literal["uld", "mrq", "small", "debug"]
 
 
@@ -56,11 +57,21 @@ class OptimConfig:
     compile: Compile = "auto"
     """The update: 'off' as it is, 'on' by torch.compile, 'graph' as CUDA graphs; auto: off on a CPU, graph on
     CUDA."""
+    lr_decay: LrDecay = "none"
+    """Learning rates fall over the run's updates: 'none' (published), 'linear', 'cosine'."""
+    lr_final: float = 0.1
+    """Fraction of the learning rates that is left after the last update, if they fall."""
+    updates_per_step: int = 1
+    """Updates an agent step; period counts updates."""
 
     def __post_init__(self) -> None:
         check_kinds(self)
         check_positive(self, "batch_size", "encoder_lr", "value_lr", "policy_lr", "value_grad_clip", "period")
-        check_non_negative(self, "weight_decay", "image_shift")
+        check_positive(self, "updates_per_step")
+        check_non_negative(self, "weight_decay", "image_shift", "lr_final")
+        if self.lr_final > 1:
+            raise InputError(f"lr_final must lie in [0, 1], got {self.lr_final}.")
+        one_of("lr_decay", self.lr_decay, ("none", "linear", "cosine"))
         one_of("schedule", self.schedule, ("periodic", "every_step"))
         one_of("precision", self.precision, ("auto", "float32", "tf32", "bfloat16"))
         one_of("compile", self.compile, ("auto", "off", "on", "graph"))
@@ -101,7 +112,7 @@ class RunConfig:
     random_steps: int = 10_000
     """Uniformly random agent steps before training starts."""
     num_envs: int = 1
-    """Environments stepped together; a vector step counts num_envs agent steps and as many updates."""
+    """Environments stepped together; a vector step counts num_envs agent steps, with updates for each."""
     eval_every: int = 5_000
     """Agent steps between two evaluations."""
     eval_episodes: int = 10
@@ -146,6 +157,16 @@ class AgentConfig:
                 f"capacity must be at least {(horizon + 1) * lanes}, more than horizon ({horizon}) steps for "
                 f"each of {lanes} environments, got {self.replay.capacity}."
             )
+
+    @property
+    def updates_per_round(self) -> int:
+        """Updates after a vector step."""
+        return self.run.num_envs * self.optim.updates_per_step
+
+    @property
+    def total_updates(self) -> int:
+        """Updates of the whole run, which the learning rates fall over; at least 1."""
+        return max(self.run.total_steps - self.run.random_steps, 1) * self.optim.updates_per_step
 
 
 _SMALL = ModelConfig(z_s_dim=256, z_a_dim=128, z_sa_dim=256, hidden_dim=256)
@@ -228,7 +249,7 @@ def from_dict(data: dict[str, Any]) -> AgentConfig:
     """
     defaults = AgentConfig()
     return dataclasses.replace(
-        defaults, **{name: _part(getattr(defaults, name, None), name, part) for name, part in _items(data)}
+        defaults, **{name: filled(getattr(defaults, name, None), name, part) for name, part in _items(data)}
     )
 
 
@@ -238,8 +259,16 @@ def _items(data: Any) -> Iterable[tuple[str, Any]]:
     return data.items()
 
 
-def _part(defaults: Any, section: str, data: Any) -> Any:
-    """Return a section's dataclass with ``data`` put in, each value of its default's type."""
+def filled(defaults: Any, section: str, data: Any) -> Any:
+    """Return a section's dataclass with ``data`` put in, each value of its default's type.
+
+    Raises:
+        InputError: no such section or field, or a value of another type.
+
+    Example:
+        >>> filled(ReplayConfig(), "replay", {"capacity": 5000}).capacity
+        5000
+    """
     if defaults is None:
         known = [part.name for part in dataclasses.fields(AgentConfig)]
         raise InputError(f"unknown settings {section!r}; known are {', '.join(known)}.")
@@ -290,11 +319,20 @@ def override(config: AgentConfig, settings: Sequence[str]) -> AgentConfig:
                 f"no setting {setting!r}; write section.field=value"
                 + (f", for example {', '.join(close)}." if close else f", one of {', '.join(known)}.")
             )
-        data[section][name] = _parse(path, text, data[section][name])
+        data[section][name] = parse_setting(path, text, data[section][name])
     return from_dict(data)
 
 
-def _parse(path: str, text: str, old: Any) -> Any:
+def parse_setting(path: str, text: str, old: Any) -> Any:
+    """Return a setting's text as a value of the type of the old one.
+
+    Raises:
+        InputError: it is no such value.
+
+    Example:
+        >>> parse_setting("loss.gamma", "0.98", 0.99)
+        0.98
+    """
     if isinstance(old, bool):
         return one_of(path, text.lower(), ("true", "false")) == "true"
     try:

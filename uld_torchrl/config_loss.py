@@ -111,10 +111,12 @@ class LossConfig:
     """Weight of InfoNCE on predicted next embeddings in the encoder's loss (DR.Q, arXiv 2605.11711: 0.1)."""
     infonce_temperature: float = 0.1
     """Temperature of its cosine similarities."""
+    exploration_noise_repeat: int = 1
+    """Agent steps of an episode that take the same acting noise, before it is drawn anew; 1: each its own."""
 
     def __post_init__(self) -> None:
         check_kinds(self)
-        check_positive(self, "horizon", "n_steps", "infonce_temperature")
+        check_positive(self, "horizon", "n_steps", "infonce_temperature", "exploration_noise_repeat")
         check_non_negative(
             self,
             "dynamics_coeff",

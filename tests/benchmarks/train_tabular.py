@@ -25,7 +25,7 @@ from uld_torchrl.config import AgentConfig, override, preset
 from uld_torchrl.diagnostics import AuditEvery
 from uld_torchrl.envs import named_mdp
 from uld_torchrl.gymnasium_ids import ANYWHERE
-from uld_torchrl.trainers.logs import read_rows
+from uld_torchrl.tables import read_rows
 
 SETTINGS = (
     *("model.z_s_dim=64", "model.z_a_dim=32", "model.z_sa_dim=64", "model.hidden_dim=64"),

@@ -154,6 +154,21 @@ def test_one_update_an_agent_step_once_more_than_the_random_steps_are_stored(
     assert trainer._optim_count == trainer.optimization_stepper.updates == updates_at[12]
 
 
+def test_updates_a_step_and_falling_rates_are_as_in_our_own_loop(
+    make_trainer: Make, config: AgentConfig
+) -> None:
+    """7 of 12 steps come after the random ones; the last of 14 updates has a 14th of the rate."""
+    falling = {"lr_decay": "linear", "lr_final": 0.0}
+    optim = dataclasses.replace(config.optim, updates_per_step=2, **falling)
+    trainer = make_trainer(12, collect={"init_random_frames": 5}, config=optim)
+    trainer.train()
+    stepper = trainer.optimization_stepper
+    assert stepper.updates == trainer._optim_count == 14
+    rates = [float(each.param_groups[0]["lr"]) for each in stepper.optimizers.values()]
+    begun = [optim.encoder_lr, optim.value_lr, optim.policy_lr]
+    assert rates == pytest.approx([lr / 14 for lr in begun], rel=1e-5)
+
+
 def test_the_workers_get_the_weights_after_each_batchs_updates(
     make_trainer: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -21,8 +21,8 @@ from uld_torchrl.diagnostics.figures import AUDIT_COLUMNS
 from uld_torchrl.diagnostics.probes import PROBE_COLUMNS, probe_columns
 from uld_torchrl.envs.tabular import TabularEnv, named_mdp
 from uld_torchrl.errors import InputError
+from uld_torchrl.tables import read_rows
 from uld_torchrl.trainers import Callback, ULDTrainer
-from uld_torchrl.trainers.logs import read_rows
 
 TINY = override(
     preset("debug"),

@@ -19,7 +19,7 @@ from uld_torchrl.diagnostics import audit_run, export_embeddings, run_audit, sav
 from uld_torchrl.diagnostics.figures import AUDIT_COLUMNS
 from uld_torchrl.envs.tabular import TabularEnv, named_mdp, state_observations
 from uld_torchrl.errors import InputError
-from uld_torchrl.trainers.logs import read_rows
+from uld_torchrl.tables import read_rows
 
 SETTINGS = (
     "optim.batch_size=4",

@@ -18,7 +18,7 @@ from uld_torchrl.cli_experiments import StudyRun, make_study
 from uld_torchrl.errors import InputError
 from uld_torchrl.experiments.jobs import check_jobs, make_jobs
 from uld_torchrl.experiments.study import Study, load_study, status
-from uld_torchrl.experiments.tables import last_step
+from uld_torchrl.tables import last_step
 
 TOY = Study("toy", ("CartPole-v1", "Pendulum-v1"), {"a": (), "b": ("loss.gamma=0.9",)}, (0, 1), "debug")
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from brief import brief_episodes
 
 from uld_torchrl.config import AgentConfig, override, preset
 from uld_torchrl.envs import EnvLike
@@ -40,7 +41,10 @@ def tiny() -> AgentConfig:
 
 @pytest.fixture(scope="session")
 def make_trainer() -> MakeTrainer:
-    """Make a trainer in ``root``; keywords replace fields of the run's settings."""
+    """Make a trainer in ``root``; keywords replace fields of the run's settings.
+
+    Episodes of CartPole and Pendulum are brief; those in worker processes are not.
+    """
 
     def make(
         root: Path,
@@ -52,7 +56,8 @@ def make_trainer() -> MakeTrainer:
         **run: int,
     ) -> ULDTrainer:
         config = dataclasses.replace(config, run=dataclasses.replace(config.run, **run))
-        return ULDTrainer(env, config, name="tiny", run_dir=root, seed=seed, **(options or {}))
+        with brief_episodes():
+            return ULDTrainer(env, config, name="tiny", run_dir=root, seed=seed, **(options or {}))
 
     return make
 

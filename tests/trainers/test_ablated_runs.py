@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import csv
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,8 +29,8 @@ from uld_torchrl.trainers.run_dir import open_run
 
 BOX, CHOICE = Bounded(-1, 1, (2,)), OneHot(3, dtype=torch.int64)
 NETWORKS = ("state_encoder", "state_action_encoder", "predictor", "actor_network", "qvalue_network")
-QUICK = ["run.total_steps=60", "run.random_steps=40", "run.eval_every=60", "run.checkpoint_every=60"]
-QUICK += ["optim.period=10", "optim.batch_size=8", "run.log_every=10"]
+QUICK = ["run.total_steps=40", "run.random_steps=28", "run.eval_every=40", "run.checkpoint_every=40"]
+QUICK += ["optim.period=5", "optim.batch_size=8", "run.log_every=10"]
 END_TO_END = "loss.end_to_end=true"
 
 
@@ -42,12 +43,14 @@ ON_BOTH = [
 
 
 @pytest.mark.parametrize(("name", "env"), ON_BOTH)
-def test_every_ablation_trains_and_gives_a_model(name: str, env: str, tmp_path: Path) -> None:
+def test_every_ablation_trains_and_gives_a_model(
+    name: str, env: str, tmp_path: Path, make_trainer: Callable[..., ULDTrainer]
+) -> None:
     config = override(preset("debug"), [*QUICK, *ABLATIONS[name].settings])
-    trainer = ULDTrainer(env, config, seed=0, run_dir=tmp_path, name=name)
+    trainer = make_trainer(tmp_path, env, config=config)
     result = trainer.train()
     trainer.close()
-    assert result.step == 60 and np.isfinite(result.return_mean)
+    assert result.step == 40 and np.isfinite(result.return_mean)
     with (result.path / "metrics.csv").open() as file:
         row = list(csv.DictReader(file))[-1]
     learned = {key: value for key, value in row.items() if key not in ("step", "episode_return")}
@@ -59,12 +62,14 @@ def test_every_ablation_trains_and_gives_a_model(name: str, env: str, tmp_path: 
     assert agent.action_space.contains(agent.predict(seen))
 
 
-def test_a_run_with_the_options_from_later_work_is_another_one(tmp_path: Path) -> None:
+def test_a_run_with_the_options_from_later_work_is_another_one(
+    tmp_path: Path, make_trainer: Callable[..., ULDTrainer]
+) -> None:
     runs = [[], ["loss.infonce_coeff=0.1"], ["replay.fade=0.99"]]
     weights = []
     for number, options in enumerate(runs):
         config = override(preset("debug"), [*QUICK, *options])
-        trainer = ULDTrainer("CartPole-v1", config, seed=0, run_dir=tmp_path, name=f"run{number}")
+        trainer = make_trainer(tmp_path / str(number), config=config)
         weights.append((trainer.train().path / "model" / "model.safetensors").read_bytes())
         trainer.close()
     assert len(set(weights)) == 3

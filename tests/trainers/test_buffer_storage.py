@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
-from uld_torchrl.config import preset
 from uld_torchrl.data import memory
 from uld_torchrl.errors import InputError
 from uld_torchrl.trainers import ULDTrainer
 
 
-def trained(folder, storage, steps=200):
-    config = preset("debug")
-    config = replace(config, run=replace(config.run, total_steps=steps, eval_every=100))
-    trainer = ULDTrainer("CartPole-v1", config, run_dir=folder, buffer_storage=storage)
-    mapped = [path.name for path in trainer.run.path.glob("replay/**/*.memmap")]
-    result = trainer.train()
-    trainer.close()
-    return result, mapped
+@pytest.fixture
+def trained(make_trainer):
+    """Train a small run with its replay buffer in memory or in files; its result, and files at the start."""
+
+    def train(folder, storage):
+        trainer = make_trainer(folder, options={"buffer_storage": storage})
+        mapped = [path.name for path in trainer.run.path.glob("replay/**/*.memmap")]
+        result = trainer.train()
+        trainer.close()
+        return result, mapped
+
+    return train
 
 
-def test_a_run_with_mapped_files_is_the_same_run(tmp_path):
+def test_a_run_with_mapped_files_is_the_same_run(tmp_path, trained):
     plain, none = trained(tmp_path / "a", "memory")
     mapped, files = trained(tmp_path / "b", "memmap")
     assert none == [] and files == []  # files appear with the first step
@@ -32,7 +33,7 @@ def test_a_run_with_mapped_files_is_the_same_run(tmp_path):
 
 
 def test_the_files_are_there_while_it_runs_and_a_longer_run_goes_on_from_the_checkpoint(
-    tmp_path, monkeypatch
+    tmp_path, monkeypatch, trained, make_trainer
 ):
     seen = []
     save = ULDTrainer.save
@@ -44,37 +45,35 @@ def test_the_files_are_there_while_it_runs_and_a_longer_run_goes_on_from_the_che
     monkeypatch.setattr(ULDTrainer, "save", spied)
     trained(tmp_path, "memmap")
     assert min(seen) > 3
-    config = preset("debug")
-    config = replace(config, run=replace(config.run, total_steps=260, eval_every=100))
-    longer = ULDTrainer("CartPole-v1", config, run_dir=tmp_path)  # in memory this time
-    assert longer.started_from == 200 and longer.buffer.state_dict()["head"] == 200
-    assert longer.train().step == 260
+    longer = make_trainer(tmp_path, total_steps=52)  # in memory this time
+    assert longer.started_from == 40 and longer.buffer.state_dict()["head"] == 40
+    assert longer.train().step == 52
     longer.close()
 
 
-def test_a_buffer_without_room_is_refused_before_anything_is_written(tmp_path, monkeypatch):
+def test_a_buffer_without_room_is_refused_before_anything_is_written(tmp_path, monkeypatch, trained):
     monkeypatch.setattr(memory, "available_bytes", lambda device, folder: 1000)
-    with pytest.raises(InputError, match=r"the replay buffer needs .* of memory for 201 steps"):
+    with pytest.raises(InputError, match=r"the replay buffer needs .* of memory for 41 steps"):
         trained(tmp_path, "memory")
     with pytest.raises(InputError, match="MB of disk"):
         trained(tmp_path, "memmap")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_checkpoints_count_on_the_disk(tmp_path, monkeypatch):
+def test_the_checkpoints_count_on_the_disk(tmp_path, monkeypatch, trained):
     """A few hundred kilobytes fit into memory; on the disk there must be room for three."""
     asked = []
 
     def available(device, folder):
         asked.append(folder)
-        return 10**9 if folder is None else 15_000
+        return 10**9 if folder is None else 3_000
 
     monkeypatch.setattr(memory, "available_bytes", available)
-    with pytest.raises(InputError, match=r"needs .* of disk for 201 steps.*larger disk"):
+    with pytest.raises(InputError, match=r"needs .* of disk for 41 steps.*larger disk"):
         trained(tmp_path, "memory")
     assert asked == [None, tmp_path] and list(tmp_path.iterdir()) == []
 
 
-def test_another_storage_is_refused(tmp_path):
+def test_another_storage_is_refused(tmp_path, trained):
     with pytest.raises(InputError, match="buffer_storage must be one of memory, memmap; got 'tape'"):
         trained(tmp_path, "tape")

@@ -43,11 +43,6 @@ def test_the_same_seed_is_the_same_run_and_another_seed_another(
     }
 
 
-def test_the_number_of_threads_is_recorded(tmp_path: Path, make_trainer: Make) -> None:
-    trainer = make_trainer(tmp_path)
-    trainer.train()
-    trainer.close()
-    assert (
-        f"threads {torch.get_num_threads()}"
-        in (trainer.run.path / "environment.txt").read_text().splitlines()
-    )
+def test_the_number_of_threads_is_recorded(finished_run: Path) -> None:
+    (path,) = finished_run.rglob("environment.txt")
+    assert f"threads {torch.get_num_threads()}" in path.read_text().splitlines()

@@ -28,9 +28,9 @@ from killed import outcome
 from uld_torchrl.cli import main
 from uld_torchrl.data import make_replay_buffer
 from uld_torchrl.diagnostics import AuditEvery, ProbeEvery
+from uld_torchrl.tables import read_rows
 from uld_torchrl.trainers import NotWritten, ULDTrainer
 from uld_torchrl.trainers.files import replaced
-from uld_torchrl.trainers.logs import read_rows
 
 Make = Callable[..., ULDTrainer]
 ENV = "tabular/frozenlake4x4"
@@ -131,15 +131,13 @@ def test_a_file_that_does_not_fit_stops_the_run_which_then_goes_on(
 
 
 def test_a_directory_that_has_become_read_only_is_told_before_the_run_goes_on(
-    tmp_path: Path, make_trainer: Make
+    tmp_path: Path, finished_run: Path, make_trainer: Make
 ) -> None:
-    trainer = make_trainer(tmp_path)
-    trainer.train()
-    trainer.close()
+    root = Path(shutil.copytree(finished_run, tmp_path / "runs", symlinks=True))
     with full_for(".csv", lambda: True, errno.EROFS), pytest.raises(NotWritten) as caught:
-        make_trainer(tmp_path, total_steps=60)
+        make_trainer(root, total_steps=60)
     assert "after step 40" in str(caught.value) and "Read-only file system" in str(caught.value)
-    make_trainer(tmp_path, total_steps=60).close()  # nothing is held
+    make_trainer(root, total_steps=60).close()  # nothing is held
 
 
 def test_an_error_that_is_not_the_disks_is_left_as_it_is(

@@ -29,9 +29,9 @@ from uld_torchrl.data import WindowReplayBuffer, make_replay_buffer
 from uld_torchrl.envs import make_env
 from uld_torchrl.envs.lanes import lane_seeds
 from uld_torchrl.errors import EnvironmentFault
+from uld_torchrl.tables import read_rows
 from uld_torchrl.trainers import Callback, Guards, ULDTrainer
 from uld_torchrl.trainers.episodes import OpenEpisodes
-from uld_torchrl.trainers.logs import read_rows
 from uld_torchrl.trainers.restarts import Restarts
 
 Make = Callable[..., ULDTrainer]
@@ -74,7 +74,7 @@ def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
         ([{"steps": {9: "nan observation", 10: "nan reward", 30: "form"}}], 0),
         ([{"resets": {3: "raise", 4: "form", 5: "nan observation"}}], 0),
         ([{}, {"steps": {7: "raise"}, "resets": {4: "raise"}}, {"steps": {12: "nan reward"}}], 0),
-        ([{"steps": {11: "raise", 12: "exit"}}], 1),
+        pytest.param([{"steps": {11: "raise", 12: "exit"}}], 1, marks=pytest.mark.slow),
         ([{}, {"steps": {6: "kill"}, "resets": {4: "raise"}}, {"steps": {6: "nan reward"}}], 2),
     ],
 )

@@ -82,8 +82,11 @@ def check_same_run(make: Make, root: Path, env: Any, config: AgentConfig, **opti
     ("env", "changes", "workers"),
     [
         ("gym/Pendulum-v1", [], 0),
-        ("CartPole-v1", ["optim.schedule=every_step", "run.num_envs=2"], 2),
+        ("CartPole-v1", ["optim.schedule=every_step", "run.num_envs=2"], 1),
         ("tabular/frozenlake4x4", ["loss.unroll=false"], 0),
+        ("gym/Pendulum-v1", ["loss.exploration_noise_repeat=7"], 0),
+        ("CartPole-v1", ["optim.lr_decay=linear"], 0),
+        ("CartPole-v1", ["optim.updates_per_step=2"], 0),
     ],
 )
 def test_a_killed_run_is_the_uninterrupted_one(

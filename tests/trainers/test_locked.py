@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from uld_torchrl.errors import InputError
+from uld_torchrl.tables import read_rows
 from uld_torchrl.trainers import ULDTrainer
-from uld_torchrl.trainers.logs import read_rows
 
 Make = Callable[..., ULDTrainer]
 
@@ -32,12 +33,13 @@ def test_a_refused_trainer_holds_nothing(tmp_path: Path, make_trainer: Make) -> 
     make_trainer(tmp_path).close()
 
 
-def test_a_finished_run_without_checkpoints_is_not_started_anew(tmp_path: Path, make_trainer: Make) -> None:
-    trainer = make_trainer(tmp_path)
-    trainer.train()
-    trainer.close()
-    rows = read_rows(trainer.run.metrics)
-    os.rename(trainer.run.checkpoints, tmp_path / "elsewhere")
+def test_a_finished_run_without_checkpoints_is_not_started_anew(
+    tmp_path: Path, finished_run: Path, make_trainer: Make
+) -> None:
+    root = Path(shutil.copytree(finished_run, tmp_path / "runs", symlinks=True))
+    (metrics,) = root.rglob("metrics.csv")
+    rows = read_rows(metrics)
+    os.rename(metrics.with_name("checkpoints"), tmp_path / "elsewhere")
     with pytest.raises(InputError, match=r"checkpoints are gone.*--fresh"):
-        make_trainer(tmp_path, total_steps=60)
-    assert read_rows(trainer.run.metrics) == rows
+        make_trainer(root, total_steps=60)
+    assert read_rows(metrics) == rows

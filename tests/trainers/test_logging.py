@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from uld_torchrl.errors import InputError
+from uld_torchrl.tables import read_rows
 from uld_torchrl.trainers import RunDir, ULDTrainer
-from uld_torchrl.trainers.logs import LOGGED, RunLog, read_rows
+from uld_torchrl.trainers.logs import LOGGED, RunLog
 
 Make = Callable[..., ULDTrainer]
 FILES = {"train": "metrics.csv", "eval": "eval.csv", "time": "timing.csv"}

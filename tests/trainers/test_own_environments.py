@@ -22,8 +22,8 @@ import uld_torchrl
 from uld_torchrl.config import AgentConfig, override
 from uld_torchrl.envs import copy_env
 from uld_torchrl.errors import InputError
+from uld_torchrl.tables import read_rows
 from uld_torchrl.trainers import ULDTrainer
-from uld_torchrl.trainers.logs import read_rows
 
 Make = Callable[..., ULDTrainer]
 
@@ -154,20 +154,26 @@ FORMS: dict[str, Callable[[], Any]] = {
 }
 
 
+def seen_by(trainer: ULDTrainer) -> np.ndarray:
+    """Train, and return all observations."""
+    trainer.train()
+    trainer.close()
+    now = records(trainer)["now"]
+    # A dict's space has time first.
+    return now[..., [1, 2, 0]] if isinstance(trainer.agent.observation_space, Dict) else now
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory, make_trainer: Make) -> np.ndarray:
+    """What the run on the class itself sees."""
+    return seen_by(make_trainer(tmp_path_factory.mktemp("plain"), Diary))
+
+
 @pytest.mark.parametrize("make", FORMS.values(), ids=FORMS.keys())
 def test_every_form_of_the_same_environment_gives_the_same_run(
-    make: Callable[[], Any], tmp_path: Path, make_trainer: Make
+    make: Callable[[], Any], tmp_path: Path, make_trainer: Make, plain: np.ndarray
 ) -> None:
-    seen = []
-    for name, form in (("this", make()), ("plain", Diary)):
-        trainer = make_trainer(tmp_path / name, form)
-        trainer.train()
-        trainer.close()
-        now = records(trainer)["now"]
-        if isinstance(trainer.agent.observation_space, Dict):
-            now = now[..., [1, 2, 0]]  # its space has time first
-        seen.append(now)
-    np.testing.assert_array_equal(*seen)
+    np.testing.assert_array_equal(seen_by(make_trainer(tmp_path, make())), plain)
 
 
 @pytest.mark.parametrize("kind", [SyncVectorEnv, AsyncVectorEnv])

@@ -11,9 +11,10 @@ import pytest
 import torch
 
 from uld_torchrl.errors import InputError
+from uld_torchrl.tables import read_rows
 from uld_torchrl.trainers import progress as progress_module
 from uld_torchrl.trainers.device import pick_device
-from uld_torchrl.trainers.logs import CsvLog, read_rows
+from uld_torchrl.trainers.logs import CsvLog
 from uld_torchrl.trainers.plots import plot_learning_curve
 from uld_torchrl.trainers.progress import Progress
 

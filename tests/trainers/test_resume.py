@@ -17,8 +17,8 @@ import pytest
 import torch
 
 from uld_torchrl.errors import InputError
+from uld_torchrl.tables import read_rows
 from uld_torchrl.trainers import ULDOptimizationStepper, ULDTrainer
-from uld_torchrl.trainers.logs import read_rows
 
 Make = Callable[..., ULDTrainer]
 
@@ -281,8 +281,27 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_last_whole_one(
     damage(folder / "step-000000000040")
     trainer = make_trainer(copied)
     assert (trainer.step, trainer.stepper.updates) == (20, 10)
+    trainer.close()
     assert f"checkpoint {folder / 'step-000000000040'} is damaged" in caplog.text
-    trainer.train()  # writes step 40 anew
+
+
+WHOLLY = ("half a manifest", "empty folder", "half a weight matrix")  # by default, the others when asked for
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        pytest.param(damage, id=name, marks=[] if name in WHOLLY else [pytest.mark.slow])
+        for name, damage in DAMAGE.items()
+    ],
+)
+def test_a_damaged_checkpoint_is_written_anew(
+    damage: Callable[[Path], None], copied: Path, make_trainer: Make
+) -> None:
+    folder = run_path(copied) / "checkpoints"
+    damage(folder / "step-000000000040")
+    trainer = make_trainer(copied)
+    trainer.train()
     trainer.close()
     assert sorted(path.name for path in folder.iterdir()) == [
         "latest",

@@ -16,6 +16,7 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
+from brief import brief_episodes
 from gymnasium.spaces import Box, Discrete
 from watched import same
 
@@ -23,8 +24,8 @@ from uld_torchrl import InputError, NonFinite, evaluate_run, train_seeds
 from uld_torchrl.config import AgentConfig, override
 from uld_torchrl.data import memory
 from uld_torchrl.errors import EnvironmentFault
+from uld_torchrl.tables import read_rows
 from uld_torchrl.trainers import Callback, Guards, Interrupted, OutOfTime, SeedsTrainer, ULDTrainer, replay
-from uld_torchrl.trainers.logs import read_rows
 
 Make = Callable[..., ULDTrainer]
 SEEDS = (4, 1)
@@ -35,7 +36,8 @@ def seeds_trainer(
     root: Path, config: AgentConfig, *changes: str, env: Any = "CartPole-v1", **options: Any
 ) -> SeedsTrainer:
     options = {"seeds": SEEDS, "name": "tiny", **options}
-    return SeedsTrainer(env, override(config, changes), run_dir=root, **options)
+    with brief_episodes():  # as make_trainer does for the runs that these are compared with
+        return SeedsTrainer(env, override(config, changes), run_dir=root, **options)
 
 
 def trained(trainer: SeedsTrainer) -> SeedsTrainer:

@@ -18,8 +18,8 @@ import numpy as np
 import pytest
 
 from uld_torchrl.cli import main
+from uld_torchrl.tables import read_rows
 from uld_torchrl.trainers.checkpoints import RunCheckpoints
-from uld_torchrl.trainers.logs import read_rows
 
 SECONDS = int(os.environ.get("ULD_SOAK_SECONDS", "1800"))
 SAMPLES = 240

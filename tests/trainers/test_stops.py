@@ -20,8 +20,8 @@ from killed import outcome
 
 from uld_torchrl.diagnostics import ProbeEvery
 from uld_torchrl.errors import EnvironmentFault, InputError
+from uld_torchrl.tables import read_rows
 from uld_torchrl.trainers import Guards, Interrupted, OutOfTime, ULDTrainer, stopping
-from uld_torchrl.trainers.logs import read_rows
 from uld_torchrl.trainers.stopping import StoppedAtOnce, StopRequest
 
 Make = Callable[..., ULDTrainer]
@@ -83,10 +83,18 @@ FAULTS: dict[str, list[str]] = {
 }
 
 
-@pytest.mark.parametrize("at", [8, 26], ids=["at random", "in training"])
-@pytest.mark.parametrize(("what", "words"), FAULTS.items(), ids=FAULTS.keys())
+# At random steps of one kind each by default: a reward, an exception, a reset.
+EARLY = ("NaN reward", "raise in step", "raise in reset")
+WHEN = [
+    pytest.param(what, at, id=f"{what}-{when}", marks=[pytest.mark.slow] if slow else [])
+    for what in FAULTS
+    for when, at, slow in (("at random", 8, what not in EARLY), ("in training", 26, False))
+]
+
+
+@pytest.mark.parametrize(("what", "at"), WHEN)
 def test_a_fault_stops_the_run_with_step_key_and_checkpoint(
-    what: str, words: list[str], at: int, tmp_path: Path, make_trainer: Make
+    what: str, at: int, tmp_path: Path, make_trainer: Make
 ) -> None:
     Fragile.what, Fragile.at = what, at
     options = {"guards": Guards(env_restarts=0)}
@@ -97,7 +105,7 @@ def test_a_fault_stops_the_run_with_step_key_and_checkpoint(
     # A reset comes at the end of an episode of six, and the step that led to it is not stored.
     done = at - 1 if what != "raise in reset" else -(-at // 6) * 6 - 1
     message = str(caught.value)
-    for word in (f"after step {done}:", "custom/Fragile", str(trainer.run.path), *words):
+    for word in (f"after step {done}:", "custom/Fragile", str(trainer.run.path), *FAULTS[what]):
         assert word in message
     assert "\n" not in message
     assert [path.name for path in trainer.run.checkpoints.glob("step-*")] == [f"step-{done:012d}"]

@@ -17,10 +17,11 @@ from safetensors.torch import load_file
 from tensordict import TensorDict
 from torchrl.envs.utils import ExplorationType, exploration_type, set_exploration_type
 
-from uld_torchrl.config import AgentConfig, override, preset, to_dict
+from uld_torchrl.config import AgentConfig, to_dict
 from uld_torchrl.envs import make_env, task_spaces, task_to_json
+from uld_torchrl.tables import read_rows
 from uld_torchrl.trainers import ULDOptimizationStepper, ULDTrainer
-from uld_torchrl.trainers.logs import EVALUATION, METRICS, TIMING, read_rows
+from uld_torchrl.trainers.logs import EVALUATION, METRICS, TIMING
 
 Make = Callable[..., ULDTrainer]
 
@@ -37,10 +38,10 @@ def column(path: Path, name: str) -> list[str]:
 
 
 @pytest.mark.parametrize("env_id", ["gym/CartPole-v1", "gym/Pendulum-v1"])
-def test_a_run_leaves_the_documented_files(env_id: str, tmp_path: Path, make_trainer: Make) -> None:
-    config = override(preset("debug"), ["run.total_steps=160"])
-    trainer = make_trainer(tmp_path, env_id, config=config)
-    result = trainer.train()
+def test_a_run_leaves_the_documented_files(
+    env_id: str, tmp_path: Path, make_trainer: Make, tiny: AgentConfig
+) -> None:
+    result = make_trainer(tmp_path, env_id).train()
     path = result.path
     assert path == tmp_path / env_id / "tiny" / "seed0"
     assert {entry.name for entry in path.iterdir()} == {
@@ -57,13 +58,13 @@ def test_a_run_leaves_the_documented_files(env_id: str, tmp_path: Path, make_tra
     started = json.loads((path / "config.json").read_text())
     spaces = task_to_json(task_spaces(make_env(env_id)))
     task = {"layers": [], **spaces}
-    assert started == {"env_id": env_id, "task": task, "seed": 0, "config": to_dict(config)}
+    assert started == {"env_id": env_id, "task": task, "seed": 0, "config": to_dict(tiny)}
     assert result.started_from == 0
     for name, columns in (("metrics", METRICS), ("eval", EVALUATION), ("timing", TIMING)):
         with (path / f"{name}.csv").open(newline="") as file:
             assert next(csv.reader(file)) == list(columns)
     last = read_rows(path / "eval.csv")[-1]
-    assert result.step == int(last["step"]) == 160
+    assert result.step == int(last["step"]) == 40
     assert (result.return_mean, result.return_std) == (
         float(last["episode_return_mean"]),
         float(last["episode_return_std"]),
@@ -178,7 +179,10 @@ def contents(path: Path) -> list[bytes]:
     return [(path / name).read_bytes() for name in FILES]
 
 
-@pytest.mark.parametrize("env_id", ["gym/CartPole-v1", "gym/Pendulum-v1"])
+# The other by default in `test_determinism.py`.
+@pytest.mark.parametrize(
+    "env_id", [pytest.param("gym/CartPole-v1", marks=pytest.mark.slow), "gym/Pendulum-v1"]
+)
 def test_the_seed_decides_everything(env_id: str, tmp_path: Path, make_trainer: Make) -> None:
     first, second = (train(make_trainer(tmp_path / name, env_id)) for name in "ab")
     other = train(make_trainer(tmp_path / "a", env_id, seed=1))
@@ -206,11 +210,11 @@ def test_evaluation_uses_environments_of_its_own(tmp_path: Path, make_trainer: M
 
 
 def test_training_returns_are_those_of_the_episodes(tmp_path: Path, make_trainer: Make) -> None:
-    trainer = make_trainer(tmp_path, num_envs=2, total_steps=200, log_every=200, random_steps=200)
+    trainer = make_trainer(tmp_path, num_envs=2, total_steps=120, log_every=120, random_steps=120)
     train(trainer)
     # CartPole pays 1 a step: a return is the length of an episode.
     done = trainer.buffer.state_dict()["records"]["next"]["done"].squeeze(-1)
-    assert done.shape == (100, 2)
+    assert done.shape == (60, 2)
     lengths = [
         float(length)
         for lane in done.T

@@ -32,8 +32,8 @@ from uld_torchrl.cli import main
 from uld_torchrl.config import AgentConfig, override, preset
 from uld_torchrl.data import WindowReplayBuffer
 from uld_torchrl.errors import InputError
+from uld_torchrl.tables import read_rows
 from uld_torchrl.trainers import Callback, Guards, ULDTrainer, Watchdog
-from uld_torchrl.trainers.logs import read_rows
 
 Make = Callable[..., ULDTrainer]
 SKIP = {"guards": Guards(on_nonfinite="skip")}

@@ -27,8 +27,9 @@ from theory.audit import read_export
 from uld_torchrl import load
 from uld_torchrl.config import preset
 from uld_torchrl.errors import InputError
+from uld_torchrl.tables import read_numbers, read_rows
 from uld_torchrl.trainers.checkpoints import RunCheckpoints
-from uld_torchrl.trainers.logs import CsvLog, forget_after, read_numbers, read_rows
+from uld_torchrl.trainers.logs import CsvLog, forget_after
 from uld_torchrl.trainers.run_dir import RunDir, open_run
 
 MDP = river_swim(4, 0.9)

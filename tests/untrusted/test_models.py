@@ -223,9 +223,9 @@ def test_a_bad_model_is_one_message_before_anything_large_is_made(
     damage(run / "model")
     built, build = [], Agent.build
 
-    def noted(*parts: Any, device: str) -> Agent:
+    def noted(*parts: Any, device: str, **more: Any) -> Agent:
         built.append(device)
-        return build(*parts, device=device)
+        return build(*parts, device=device, **more)
 
     monkeypatch.setattr(Agent, "build", noted)
     with pytest.raises(InputError) as caught:

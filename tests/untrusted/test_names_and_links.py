@@ -17,8 +17,9 @@ from uld_torchrl.diagnostics import audit_run
 from uld_torchrl.envs import make_env
 from uld_torchrl.envs.registry import env_of_file
 from uld_torchrl.errors import InputError
+from uld_torchrl.tables import read_numbers, read_rows
 from uld_torchrl.trainers import logs
-from uld_torchrl.trainers.logs import CsvLog, RunLog, read_numbers, read_rows
+from uld_torchrl.trainers.logs import CsvLog, RunLog
 from uld_torchrl.trainers.run_dir import RunDir
 
 

@@ -21,8 +21,9 @@ from uld_torchrl import load
 from uld_torchrl.data.sampler import SubTrajectorySampler
 from uld_torchrl.diagnostics import audit_run, run_audit
 from uld_torchrl.errors import InputError
+from uld_torchrl.tables import read_rows
 from uld_torchrl.trainers.checkpoints import RunCheckpoints
-from uld_torchrl.trainers.logs import RunLog, read_rows
+from uld_torchrl.trainers.logs import RunLog
 from uld_torchrl.trainers.run_dir import RunDir
 
 

@@ -37,7 +37,9 @@ class Parts:
         config = override(config or self.config, [f"optim.period={_ENDLESS}"])
         agent = Agent.for_env(self.env_id, self.env, config, self.device)
         agent.loss.check_windows = False
-        stepper = ULDOptimizationStepper(agent.loss, self.buffer, config.optim)
+        stepper = ULDOptimizationStepper(
+            agent.loss, self.buffer, config.optim, total_updates=config.total_updates
+        )
         stepper.target_updater.counter = 1
         return stepper
 

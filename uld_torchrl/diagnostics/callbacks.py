@@ -29,6 +29,7 @@ from uld_torchrl.diagnostics.mdps import mdp_of_env
 from uld_torchrl.diagnostics.probes import probe, probe_columns
 from uld_torchrl.diagnostics.visits import replay_counts
 from uld_torchrl.errors import InputError, one_of
+from uld_torchrl.peers import refuse_peer
 from uld_torchrl.trainers import Callback, ULDTrainer
 from uld_torchrl.trainers.logs import CsvLog
 
@@ -112,7 +113,7 @@ class ProbeEvery(Callback):
     Example:
         >>> import tempfile
         >>> from uld_torchrl import train
-        >>> from uld_torchrl.trainers.logs import read_rows
+        >>> from uld_torchrl.tables import read_rows
         >>> options = {"run_dir": tempfile.mkdtemp(), "progress": False}
         >>> run = train("debug", "CartPole-v1", callbacks=[ProbeEvery(150)], **options)
         >>> [row["step"] for row in read_rows(run.path / "probes.csv")]
@@ -127,7 +128,8 @@ class ProbeEvery(Callback):
             raise InputError(f"windows must be an integer of at least 2, got {self.windows!r}.")
 
     def begin(self, trainer: ULDTrainer) -> None:
-        """Begin the table."""
+        """Refuse an agent without ULD's networks, and begin the table."""
+        refuse_peer(trainer.peer, "ProbeEvery")
         _table(trainer, "probes", self._columns(trainer))
 
     def __call__(self, trainer: ULDTrainer) -> None:

@@ -22,6 +22,7 @@ from theory.audit import mdp_number
 from uld_torchrl.errors import InputError, one_of
 from uld_torchrl.functional import one_hot_argmax
 from uld_torchrl.objectives import ULDLoss
+from uld_torchrl.peers import refuse_peer
 from uld_torchrl.trainers import Agent
 from uld_torchrl.trainers.callbacks import same_random_state
 from uld_torchrl.trainers.files import replaced
@@ -119,6 +120,7 @@ def check_agent(agent: Agent, mdp: TabularMDP) -> None:
         raise InputError(
             f"agent must be an Agent, such as uld_torchrl.load(run), got {type(agent).__name__}."
         )
+    refuse_peer(agent.peer, "an audit")
     check_mdp(mdp)
     space = agent.action_space
     if not isinstance(space, Discrete) or space.n != mdp.num_actions:

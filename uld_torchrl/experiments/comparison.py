@@ -19,6 +19,7 @@ from uld_torchrl.errors import InputError
 from uld_torchrl.experiments.published import Point, comparable, normalise, points
 from uld_torchrl.experiments.records import Record, read_records
 from uld_torchrl.experiments.suites import SUITES
+from uld_torchrl.peers import about_peer
 
 Array = NDArray[np.float64]
 
@@ -147,7 +148,8 @@ def _check_variants(records: Sequence[Record]) -> None:
 
 def _settings(record: Record) -> dict[str, Any]:
     settings = to_dict(record.config)
-    return {**settings, "run": {**settings["run"], "total_steps": None}, "agent": record.agent}
+    agent = {"agent": record.agent, **about_peer(record.peer)}
+    return {**settings, "run": {**settings["run"], "total_steps": None}, **agent}
 
 
 def _protocol(record: Record) -> dict[str, Any]:

@@ -13,16 +13,34 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from uld_torchrl.config import AgentConfig, PresetName, differences, from_dict, override, preset, to_dict
+from uld_torchrl.config import (
+    AgentConfig,
+    PresetName,
+    RunConfig,
+    differences,
+    from_dict,
+    override,
+    preset,
+    to_dict,
+)
 from uld_torchrl.errors import InputError
-from uld_torchrl.experiments.tables import last_step
+from uld_torchrl.peers import (
+    PeerConfig,
+    about_peer,
+    harness_config,
+    peer_of,
+    read_settings,
+    shared_settings,
+    split_agent,
+)
+from uld_torchrl.tables import last_step
 
 State = Literal["new", "begun", "done"]
 
 
 @dataclass(frozen=True)
 class Job:
-    """One run of a study.
+    """One run of a study; ``agent=td3`` among the settings makes it one of that agent.
 
     Example:
         >>> job = Job("CartPole-v1", "small", 0, settings=("loss.gamma=0.98",))
@@ -38,9 +56,24 @@ class Job:
     device: str = "auto"
 
     @property
+    def agent(self) -> str:
+        """The agent that ``agent=NAME`` among the settings names; without one ULD."""
+        return split_agent(self.settings)[0]
+
+    @property
+    def peer(self) -> PeerConfig | None:
+        """The settings of the agent if it is another one than ULD."""
+        return None if self.agent == "uld" else self._read()[1]
+
+    @property
     def config(self) -> AgentConfig:
         """The settings of the run."""
-        return override(preset(self.preset), list(self.settings))
+        if self.agent == "uld":
+            return override(preset(self.preset), split_agent(self.settings)[1])
+        return harness_config(*self._read())
+
+    def _read(self) -> tuple[RunConfig, PeerConfig]:
+        return read_settings(self.agent, self.preset, split_agent(self.settings)[1])
 
     @property
     def name(self) -> str:
@@ -62,7 +95,9 @@ class Job:
             "--device": self.device,
         }
         given = [str(part) for option in options.items() for part in option]
-        settings = [part for setting in self.settings for part in ("--set", setting)]
+        if self.agent != "uld":
+            given += ["--agent", self.agent]
+        settings = [part for setting in split_agent(self.settings)[1] for part in ("--set", setting)]
         return [sys.executable, "-m", "uld_torchrl.cli", "train", self.env, *given, *settings]
 
     def step(self, run_dir: Path) -> int:
@@ -84,7 +119,7 @@ def make_jobs(
     seeds: Sequence[int],
     *,
     preset: PresetName = "small",
-    settings: Iterable[str] = (),
+    settings: Sequence[str] = (),
     device: str = "auto",
 ) -> list[Job]:
     """Return the jobs of a study, seed by seed: an interrupted one then has whole sets of tasks.
@@ -94,11 +129,11 @@ def make_jobs(
         variants: name -> settings of each variant, applied after ``settings``.
         seeds: of the runs.
         preset: what settings start from.
-        settings: of all runs, ``section.field=value``.
+        settings: of all runs, ``section.field=value``; other agents than ULD take ``run.*`` and their own.
         device: of all runs.
 
     Raises:
-        InputError: nothing to run, or a setting that does not exist.
+        InputError: nothing to run, a setting that does not exist, or one that no run takes.
 
     Example:
         >>> [job.name for job in make_jobs(["CartPole-v1"], {"a": (), "b": ("loss.gamma=0.9",)}, [0])]
@@ -107,8 +142,15 @@ def make_jobs(
     for name, given in (("environment", envs), ("variant", variants), ("seed", seeds)):
         if not given:
             raise InputError(f"a study needs at least one {name}, got none.")
+    shared = {name: shared_settings(split_agent(extra)[0], settings) for name, extra in variants.items()}
+    for setting in settings:
+        if not any(setting in taken for taken in shared.values()):
+            raise InputError(
+                f"no run of this study takes the setting {setting!r}: write run.field=value, or "
+                f"<agent>.field=value for one of its agents, {', '.join(_agents(variants))}."
+            )
     jobs = [
-        Job(env, variant, seed, preset, (*settings, *extra), device)
+        Job(env, variant, seed, preset, (*shared[variant], *extra), device)
         for seed in seeds
         for variant, extra in variants.items()
         for env in envs
@@ -116,6 +158,10 @@ def make_jobs(
     for job in jobs[: len(variants) * len(envs)]:
         _ = job.config  # refuses what is wrong before anything runs
     return jobs
+
+
+def _agents(variants: dict[str, tuple[str, ...]]) -> list[str]:
+    return list(dict.fromkeys(split_agent(settings)[0] for settings in variants.values()))
 
 
 def check_jobs(jobs: Iterable[Job], run_dir: Path) -> None:
@@ -139,10 +185,11 @@ def _differs(job: Job, run_dir: Path) -> str:
     if not path.exists():
         return ""
     try:
-        old = to_dict(from_dict(json.loads(path.read_text(encoding="utf-8"))["config"]))
+        started = json.loads(path.read_text(encoding="utf-8"))
+        old = {**to_dict(from_dict(started["config"])), **about_peer(peer_of(started))}
     except (OSError, ValueError, KeyError, TypeError) as error:
         return f"config.json cannot be read ({type(error).__name__}: {str(error)[:200]})"
-    new = to_dict(job.config)
+    new = {**to_dict(job.config), **about_peer(job.peer)}
     before, after = old["run"].pop("total_steps"), new["run"].pop("total_steps")
     fewer = [f"run.total_steps was {before}, got {after}"] if after < before else []
     return "; ".join([*fewer, *differences(old, new)])

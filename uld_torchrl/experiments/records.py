@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from uld_torchrl.config import PRESETS, AgentConfig, differences, from_dict, to_dict
 from uld_torchrl.errors import InputError
-from uld_torchrl.experiments.tables import read_table
+from uld_torchrl.peers import PeerConfig, harness_config, name_of, own_settings, peer_of
+from uld_torchrl.tables import read_rows
 from uld_torchrl.untrusted import brief, read_json
 
 Array = NDArray[np.float64]
@@ -46,6 +47,8 @@ class Record:
     """Parameters of the final model's networks, targets not counted; None without one."""
     versions: str
     """Versions of the last session, as environment.txt has them."""
+    peer: PeerConfig | None = None
+    """Settings of the agent if it is another one than ULD."""
 
     def at(self, step: int) -> float:
         """Return the mean return of the evaluation at that step, NaN if there is none."""
@@ -54,15 +57,19 @@ class Record:
     @property
     def command(self) -> str:
         """The command that makes this run again: the nearest preset, and what differs from it."""
-        if self.agent != "uld":
-            return f"uld study run --envs {self.env} --agent {self.agent} --seeds {self.seed}"
         near, settings = nearest_preset(self.config)
+        agent = []
+        if self.peer is not None:
+            bases = {name: harness_config(base.run, self.peer) for name, base in PRESETS.items()}
+            near, settings = nearest_preset(self.config, bases)
+            settings += own_settings(self.peer)
+            agent = ["--agent", self.agent]
         given = [part for setting in settings for part in ("--set", setting)]
-        options = ["--preset", near, "--name", self.variant, "--seed", str(self.seed)]
+        options = [*agent, "--preset", near, "--name", self.variant, "--seed", str(self.seed)]
         return shlex.join(["uld", "train", self.env, *options, *given])
 
 
-def nearest_preset(config: AgentConfig) -> tuple[str, list[str]]:
+def nearest_preset(config: AgentConfig, bases: Mapping[str, AgentConfig] = PRESETS) -> tuple[str, list[str]]:
     """Return the preset that differs in the fewest fields, and the settings that lead from it to ``config``.
 
     Example:
@@ -70,7 +77,7 @@ def nearest_preset(config: AgentConfig) -> tuple[str, list[str]]:
         >>> nearest_preset(override(preset("small"), ["loss.gamma=0.98"]))
         ('small', ['loss.gamma=0.98'])
     """
-    ways = {name: _settings(base, config) for name, base in PRESETS.items()}
+    ways = {name: _settings(base, config) for name, base in bases.items()}
     near = min(ways, key=lambda name: len(ways[name]))
     return near, ways[near]
 
@@ -116,12 +123,12 @@ def read_record(path: Path) -> Record:
     try:
         started = read_json(path / "config.json")
         config = from_dict(started["config"])
-        env, seed, agent = str(started["env_id"]), int(started["seed"]), str(started.get("agent", "uld"))
+        env, seed, peer = str(started["env_id"]), int(started["seed"]), peer_of(started)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
             f"config.json cannot be read ({type(error).__name__}: {brief(error, 200)})"
         ) from error
-    rows = read_table(path / "eval.csv")
+    rows = read_rows(path / "eval.csv")
     try:
         steps = tuple(int(row["step"]) for row in rows)
         returns = tuple(float(row["episode_return_mean"]) for row in rows)
@@ -137,7 +144,7 @@ def read_record(path: Path) -> Record:
         env,
         path.parent.name,
         seed,
-        agent,
+        "uld" if peer is None else name_of(peer),
         config,
         steps,
         returns,
@@ -145,6 +152,7 @@ def read_record(path: Path) -> Record:
         _seconds(path, steps[-1]),
         _parameters(path / "model" / "model.safetensors"),
         _versions(path / "environment.txt"),
+        peer,
     )
 
 
@@ -167,9 +175,7 @@ def read_records(paths: Iterable[Path]) -> tuple[list[Record], dict[Path, str]]:
 
 
 def _seconds(path: Path, step: int) -> float:
-    rows = [
-        row for row in read_table(path / "timing.csv") if row.get("step", "").isdecimal() and row["seconds"]
-    ]
+    rows = [row for row in read_rows(path / "timing.csv") if row.get("seconds")]
     upto = [float(row["seconds"]) for row in rows if int(row["step"]) <= step]
     return upto[-1] if upto else float("nan")
 

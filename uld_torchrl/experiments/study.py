@@ -15,6 +15,7 @@ from typing import Any
 from uld_torchrl.config import PRESETS, PresetName
 from uld_torchrl.errors import InputError
 from uld_torchrl.experiments.jobs import Job, State, make_jobs
+from uld_torchrl.peers import shared_settings, split_agent
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,9 @@ def load_study(path: Path) -> Study:
 
 def _merged(old: Study, new: Study) -> Study:
     """Return the study with what is new in environments, variants and seeds."""
-    odd = [name for name in ("preset", "settings", "suite") if getattr(old, name) != getattr(new, name)]
+    odd = [name for name in ("preset", "suite") if getattr(old, name) != getattr(new, name)]
+    settings = _for_both(old, new)
+    odd += ["settings"] if settings is None else []
     both = old.variants.keys() & new.variants.keys()
     odd += [f"variant {name}" for name in sorted(both) if old.variants[name] != new.variants[name]]
     if odd:
@@ -100,9 +103,22 @@ def _merged(old: Study, new: Study) -> Study:
         {**old.variants, **new.variants},
         tuple(sorted({*old.seeds, *new.seeds})),
         new.preset,
-        new.settings,
+        settings or (),
         new.suite,
     )
+
+
+def _for_both(old: Study, new: Study) -> tuple[str, ...] | None:
+    """Return the settings of which all variants of both take what they take now; None if there are none."""
+
+    def taken(study: Study, settings: Sequence[str]) -> list[list[str]]:
+        agents = [split_agent(variant)[0] for variant in study.variants.values()]
+        return [shared_settings(agent, settings) for agent in agents]
+
+    for settings in (old.settings, new.settings):
+        if all(taken(study, settings) == taken(study, study.settings) for study in (old, new)):
+            return settings
+    return None
 
 
 def _union(old: Sequence[str], new: Sequence[str]) -> tuple[str, ...]:

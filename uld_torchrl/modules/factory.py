@@ -173,5 +173,7 @@ def make_policy(
         action_spec,
         config.loss.exploration_noise * noise_scale(action_spec),
         greedy=config.run.greedy_discrete_eval,
+        repeat=config.loss.exploration_noise_repeat,
+        tau=config.model.gumbel_tau,
     )
     return TensorDictSequential(networks.state_encoder, networks.actor_network, noise)

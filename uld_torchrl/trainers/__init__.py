@@ -3,7 +3,9 @@
 from uld_torchrl.trainers.adapter import TorchRLTrainer
 from uld_torchrl.trainers.agent import Agent
 from uld_torchrl.trainers.callbacks import Callback
+from uld_torchrl.trainers.distributed import ray_collector
 from uld_torchrl.trainers.evaluation import Evaluation, evaluate
+from uld_torchrl.trainers.export import export_policy
 from uld_torchrl.trainers.files import NotWritten
 from uld_torchrl.trainers.guards import Guards
 from uld_torchrl.trainers.playback import evaluate_run, load
@@ -33,8 +35,10 @@ __all__ = [
     "Watchdog",
     "evaluate",
     "evaluate_run",
+    "export_policy",
     "load",
     "open_run",
+    "ray_collector",
     "train",
     "train_seeds",
 ]

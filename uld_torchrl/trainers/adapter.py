@@ -25,7 +25,7 @@ from uld_torchrl.trainers.watchdog import Watchdog
 class TorchRLTrainer(Trainer):
     """A :class:`torchrl.trainers.Trainer` that stores the collector's batches and updates on windows.
 
-    As many updates follow a batch as it holds agent steps, once more than the collector's
+    ``updates_per_step`` updates follow for each agent step in a batch, once more than the collector's
     ``init_random_frames`` steps are stored. All of a batch's dimensions but the last, time, become lanes of
     the replay buffer, so one collector of ``num_envs`` environments fills ``num_envs`` lanes and a
     ``MultiSyncCollector`` of W such workers fills W ``num_envs``. The workers get the new weights after
@@ -42,7 +42,8 @@ class TorchRLTrainer(Trainer):
         collector: source of the agent steps; the caller chooses ``frames_per_batch`` (our own loop's
             is num_envs) and ``init_random_frames``.
         total_frames: agent steps of the whole run.
-        config: learning rates, batch size, schedule, period.
+        config: learning rates, batch size, schedule, period, updates a step; a decay of the learning rates
+            goes over the updates that ``total_frames`` less the collector's ``init_random_frames`` make.
         watchdog: what happens with a loss, gradient or batch that is not finite; default: an error.
         history: values kept of each metric; all of them reach the logger.
         **trainer_options: of the ``Trainer``, such as ``logger``, ``log_interval``, ``checkpoint``,
@@ -86,7 +87,11 @@ class TorchRLTrainer(Trainer):
         **trainer_options: Any,
     ) -> None:
         _check_collector(collector)
-        stepper = ULDOptimizationStepper(loss_module, replay_buffer, config, watchdog)
+        config = config or OptimConfig()
+        total = (total_frames - (collector.init_random_frames or 0)) * config.updates_per_step
+        stepper = ULDOptimizationStepper(
+            loss_module, replay_buffer, config, watchdog, total_updates=max(total, 1)
+        )
         options = {"frame_skip": 1, "optim_steps_per_batch": 1, **trainer_options}
         super().__init__(
             collector=collector,
@@ -96,6 +101,7 @@ class TorchRLTrainer(Trainer):
             optimization_stepper=stepper,
             **options,
         )
+        self.updates_per_step = config.updates_per_step
         self._last_log: dict[str, int] = {}
         self._log_dict: dict[str, deque[Any]] = defaultdict(lambda: deque(maxlen=history))
         self.register_module("replay_buffer", replay_buffer)
@@ -107,11 +113,11 @@ class TorchRLTrainer(Trainer):
         self.replay_buffer.extend(batch.reshape(-1, batch.shape[-1]))
 
     def optim_steps(self, batch: TensorDictBase) -> None:
-        """Do one update for each agent step in the batch, and hand the weights to the workers."""
+        """Do the updates for the agent steps in the batch, and hand the weights to the workers."""
         warm_up = self.collected_frames <= self.collector.init_random_frames
         if warm_up or not self.replay_buffer.can_sample():
             return
-        self.optim_steps_per_batch = batch.numel()
+        self.optim_steps_per_batch = batch.numel() * self.updates_per_step
         super().optim_steps(batch)
         self.collector.update_policy_weights_()
 

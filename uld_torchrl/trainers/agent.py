@@ -1,7 +1,8 @@
 """Agent: the networks, the loss and the acting policy of one task, saved as JSON and safetensors.
 
-Nothing is pickled: ``config.json`` says what to build, ``model.safetensors`` holds the weights. What is read
-is checked before anything of its size is made. Training state (optimisers, replay) is in checkpoints.
+They are ULD's, or those of a peer (``uld_torchrl.peers``). Nothing is pickled: ``config.json`` says what to
+build, ``model.safetensors`` holds the weights. What is read is checked before anything of its size is made.
+Training state (optimisers, replay) is in checkpoints.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torchrl.data import Bounded, OneHot, TensorSpec, Unbounded, UnboundedDiscrete
 from torchrl.envs import EnvBase
 from torchrl.envs.utils import ExplorationType, set_exploration_type
+from torchrl.objectives.common import LossModule
 
 from uld_torchrl.config import AgentConfig, from_dict, to_dict
 from uld_torchrl.envs import (
@@ -43,6 +45,8 @@ from uld_torchrl.errors import InputError
 from uld_torchrl.modules import make_networks, make_policy
 from uld_torchrl.objectives import PeriodicHardUpdate, ULDLoss, make_loss
 from uld_torchrl.objectives.networks import NETWORKS
+from uld_torchrl.peers import PeerConfig, about_peer, peer_of
+from uld_torchrl.peers.networks import copy_targets, make_peer, online_networks
 from uld_torchrl.trainers.files import replace_text, replaced
 from uld_torchrl.untrusted import brief, open_plain, read_json, unreadable
 
@@ -82,8 +86,11 @@ class Agent:
     env_id: str
     config: AgentConfig
     spaces: TaskSpaces
-    loss: ULDLoss
+    loss: ULDLoss | Any
+    """Of ULD, or TorchRL's of the peer."""
     policy: TensorDictSequential
+    peer: PeerConfig | None = None
+    """Settings of the peer that this agent is; None: it is ULD."""
 
     @classmethod
     def build(
@@ -92,6 +99,7 @@ class Agent:
         spaces: TaskSpaces,
         config: AgentConfig | None = None,
         device: torch.device | str = "cpu",
+        peer: PeerConfig | None = None,
     ) -> Agent:
         """Make a new agent for a task's own spaces; parameters come from torch's global generator.
 
@@ -102,23 +110,21 @@ class Agent:
         """
         check_spaces(spaces, env_id)
         config = config or AgentConfig()
-        observation_spec, action_spec = _observation_spec(spaces), _action_spec(spaces.action)
-        shapes_only = torch.device(device).type == "meta"
-        with torch.device("meta") if shapes_only else nullcontext():
-            networks = make_networks(observation_spec, action_spec, config.model, loss=config.loss)
-        for module in networks.modules():
-            module.to(device)
-        with _NoNumbers() if shapes_only else nullcontext():
-            loss = make_loss(networks, action_spec, config)
-        policy = make_policy(networks, action_spec, config).to(device)
-        return cls(env_id, config, spaces, loss, policy)
+        specs = _observation_spec(spaces), _action_spec(spaces.action)
+        loss, policy = _make_uld(config, *specs, device) if peer is None else _make_peer(peer, *specs, device)
+        return cls(env_id, config, spaces, loss, policy, peer)
 
     @classmethod
     def for_env(
-        cls, env_id: str, env: EnvBase, config: AgentConfig, device: torch.device | str = "cpu"
+        cls,
+        env_id: str,
+        env: EnvBase,
+        config: AgentConfig,
+        device: torch.device | str = "cpu",
+        peer: PeerConfig | None = None,
     ) -> Agent:
         """Make a new agent for an environment of :func:`~uld_torchrl.make_env`."""
-        return cls.build(env_id, task_spaces(env), config, device)
+        return cls.build(env_id, task_spaces(env), config, device, peer)
 
     @property
     def observation_space(self) -> gymnasium.Space[Any]:
@@ -168,17 +174,19 @@ class Agent:
 
     @cached_property
     def _greedy_policy(self) -> TensorDictSequential:
+        if self.peer is not None:
+            return self.policy
         *networks, noise = self.policy
         return TensorDictSequential(*networks, noise.as_greedy())
 
     @property
     def _device(self) -> torch.device:
-        return self.loss.reward_scale.device
+        return next(self.loss.parameters()).device
 
     def _tensors(self) -> dict[str, Tensor]:
         return {
             f"{name}.{key}": value
-            for name in NETWORKS
+            for name in (NETWORKS if self.peer is None else online_networks(self.loss))
             for key, value in getattr(self.loss, f"{name}_params").data.flatten_keys(".").items()
         }
 
@@ -196,12 +204,17 @@ class Agent:
             "env_id": self.env_id,
             **task_to_json(self.spaces),
             "config": to_dict(self.config),
-            "reward_scale": self.loss.reward_scale.item(),
+            **self._kind(),
         }
         tensors = {key: value.contiguous().cpu() for key, value in self._tensors().items()}
         with replaced(folder / "model.safetensors") as aside:
             save_file(tensors, aside)
         replace_text(folder / "config.json", json.dumps(about, indent=2) + "\n")
+
+    def _kind(self) -> dict[str, Any]:
+        if self.peer is None:
+            return {"reward_scale": self.loss.reward_scale.item()}
+        return about_peer(self.peer)
 
     @classmethod
     def load(cls, folder: Path, device: torch.device | str = "cpu") -> Agent:
@@ -216,20 +229,23 @@ class Agent:
         path, weights = folder / "config.json", folder / "model.safetensors"
         about = _read_description(path)
         try:
-            spaces, config = task_from_json(about), from_dict(about["config"])
+            spaces, config, peer = task_from_json(about), from_dict(about["config"]), peer_of(about)
             parts = (_name(about["env_id"]), spaces, _checked_images(config))
             # 1 where an earlier version saved: its values keep the unit that they were trained in.
             scale = _scale(about.get("reward_scale", 1.0))
-            wanted = cls.build(*parts, device="meta")._tensors()
+            wanted = cls.build(*parts, device="meta", peer=peer)._tensors()
         except (KeyError, TypeError, ValueError, RuntimeError, OverflowError) as error:
             reason = brief(f"{type(error).__name__}: {error}")
             raise InputError(
                 f"{path} is not a model description ({reason}). Put an undamaged copy there."
             ) from error
         _check_header(weights, wanted)
-        agent = cls.build(*parts, device=device)
-        agent.loss.reward_scale.fill_(scale)
+        agent = cls.build(*parts, device=device, peer=peer)
         agent._load_tensors(weights)
+        if peer is not None:
+            copy_targets(agent.loss)
+            return agent
+        agent.loss.reward_scale.fill_(scale)
         PeriodicHardUpdate(agent.loss).copy_()
         return agent
 
@@ -244,6 +260,29 @@ class Agent:
         broken = [key for key, value in own.items() if not value.isfinite().all()]
         if broken:
             raise unreadable(path, f"{broken[0]} holds NaN or infinity")
+
+
+def _make_uld(
+    config: AgentConfig, observation_spec: TensorSpec, action_spec: TensorSpec, device: torch.device | str
+) -> tuple[ULDLoss, TensorDictSequential]:
+    shapes_only = torch.device(device).type == "meta"
+    with torch.device("meta") if shapes_only else nullcontext():
+        networks = make_networks(observation_spec, action_spec, config.model, loss=config.loss)
+    for module in networks.modules():
+        module.to(device)
+    with _NoNumbers() if shapes_only else nullcontext():
+        loss = make_loss(networks, action_spec, config)
+    return loss, make_policy(networks, action_spec, config).to(device)
+
+
+def _make_peer(
+    peer: PeerConfig, observation_spec: TensorSpec, action_spec: TensorSpec, device: torch.device | str
+) -> tuple[LossModule, TensorDictSequential]:
+    if torch.device(device).type == "meta":
+        with torch.device("meta"), _NoNumbers():
+            return make_peer(peer, observation_spec, action_spec)
+    loss, policy = make_peer(peer, observation_spec, action_spec)
+    return loss.to(device), policy.to(device)
 
 
 def _name(value: Any) -> str:

@@ -18,6 +18,7 @@ from torchrl.envs import EnvBase
 from uld_torchrl.data import WindowReplayBuffer
 from uld_torchrl.envs import LaneState, lane_states, restart_lanes, restore_lanes
 from uld_torchrl.errors import EnvironmentFault
+from uld_torchrl.modules.held_noise import HeldNoise
 
 _LOG = logging.getLogger(__name__)
 _LOST = (
@@ -60,6 +61,7 @@ class OpenEpisodes:
     Args:
         env: of :func:`~uld_torchrl.make_env`.
         device: of the returns.
+        noise: that is held over steps of an episode, if any.
 
     Attributes:
         finished: returns of the episodes that ended since the list was last emptied.
@@ -73,8 +75,8 @@ class OpenEpisodes:
         torch.Size([3])
     """
 
-    def __init__(self, env: EnvBase, device: torch.device | str) -> None:
-        self._env = env
+    def __init__(self, env: EnvBase, device: torch.device | str, noise: HeldNoise | None = None) -> None:
+        self._env, self._noise = env, noise or HeldNoise(1)
         self._lanes: list[dict[str, Any]] | None = None
         self._returns = torch.zeros(env.batch_size, device=device)
         self.finished: list[float] = []
@@ -86,6 +88,7 @@ class OpenEpisodes:
             "lanes": None if self.stepping else self._saved_lanes(),
             "returns": self._returns,
             "finished": self.finished,
+            "noise": self._noise.state_dict(),
         }
 
     def _saved_lanes(self) -> list[dict[str, Any]] | None:
@@ -99,6 +102,8 @@ class OpenEpisodes:
         self._lanes, self.finished = state_dict["lanes"], list(state_dict["finished"])
         if self._lanes is not None:
             self._returns = state_dict["returns"].to(self._returns.device)
+            if "noise" in state_dict:  # earlier versions saved none
+                self._noise.load_state_dict(state_dict["noise"], self._returns.device)
 
     def begin(self, seed: int, buffer: WindowReplayBuffer) -> TensorDictBase:
         """Go on with the episodes that were saved; where that cannot be, begin new ones from ``seed``.
@@ -117,6 +122,7 @@ class OpenEpisodes:
             _LOG.warning(_LOST, lane)
         buffer.mark_newest_truncated(~same)
         self._returns[~same.to(self._returns.device)] = 0.0
+        self._noise.forget(~same)
         return td
 
     def restart(self, seed: int, lanes: Sequence[int], buffer: WindowReplayBuffer) -> TensorDictBase:
@@ -136,13 +142,16 @@ class OpenEpisodes:
         td = restart_lanes(self._env, seed, lanes)
         buffer.mark_newest_truncated()
         self._returns.zero_()
+        self._noise.forget()
         self.stepping = False
         return td
 
     def count(self, result: TensorDictBase) -> int:
         """Add the rewards of a step, its ``next`` [num_envs]; return how many episodes it ended."""
         self._returns += result.get("reward").squeeze(-1)
-        done = result.get("done").squeeze(-1) & ~self._env.seam
+        ended = result.get("done").squeeze(-1)
+        self._noise.forget(ended)
+        done = ended & ~self._env.seam
         if not bool(done.any()):
             return 0
         self.finished += self._returns[done].tolist()

@@ -21,13 +21,13 @@ from torchrl.record.loggers.tensorboard import TensorboardLogger
 from torchrl.record.loggers.wandb import WandbLogger
 
 from uld_torchrl.errors import InputError, one_of
+from uld_torchrl.tables import read_numbers, read_rows, read_table
 from uld_torchrl.trainers.files import flush, replace_text, writing
 from uld_torchrl.trainers.run_dir import RunDir
 from uld_torchrl.untrusted import brief, read_text, unreadable
 
 LogTarget = Literal["tensorboard", "wandb"]
 Row = Mapping[str, float | int | None]
-_LARGEST = 2**30
 
 METRICS = {
     "step": "agent steps stored so far",
@@ -54,6 +54,21 @@ METRICS = {
     "reward_scale": "mean absolute reward over the replay buffer at the last period, reward units",
 }
 """Columns of metrics.csv and what they mean."""
+
+PEER_METRICS = {
+    **{name: METRICS[name] for name in ("step", "episodes", "episode_return", "updates", "skipped_updates")},
+    "loss_qvalue": "squared error of the values, summed over the two of TD3 and SAC, reward units squared",
+    "value_grad_norm": METRICS["value_grad_norm"],
+    "td_error_mean": "mean over the batch of max_i abs(Q_i - y), reward units",
+    "pred_value": METRICS["pred_value"],
+    "target_value": METRICS["target_value"],
+    "loss_actor": "policy loss: TD3 -Q_1, SAC temperature * log pi - min_i Q_i, reward units",
+    "actor_value": METRICS["actor_value"],
+    "temperature": "SAC's weight of the entropy",
+    "entropy": "mean of -log pi over the batch",
+    "epsilon": "DQN's probability of a random action",
+}
+"""Columns of metrics.csv of peers and what they mean; each has those that it uses."""
 
 EVALUATION = {
     "step": "agent steps stored so far",
@@ -112,58 +127,6 @@ class CsvLog:
             csv.DictWriter(file, self.columns, restval="").writerow(row)
 
 
-def read_rows(path: Path) -> list[dict[str, str]]:
-    """Return the whole rows of a CSV file, which have a step; none if there is no such file.
-
-    Raises:
-        InputError: it is no regular file of text, or no table.
-    """
-    return _read(path)[1]
-
-
-def _read(path: Path) -> tuple[list[str], list[dict[str, str]]]:
-    """Return the columns of a CSV file and its whole rows."""
-    if not os.path.lexists(path):
-        return [], []
-    text = read_text(path, _LARGEST)
-    # A crash may have cut the last row: what has no line end is not whole.
-    table = csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1], newline=""))
-    try:
-        rows = [row for row in table if _is_whole(row)]
-    except csv.Error as error:
-        raise unreadable(path, f"it is no table ({error})") from error
-    return list(table.fieldnames or []), rows
-
-
-def _is_whole(row: Mapping[str | None, str | None]) -> bool:
-    # Cells beyond the columns stand under None.
-    step = str(row.get("step"))
-    return None not in row and None not in row.values() and step.isdecimal() and len(step) < 19
-
-
-def read_numbers(path: Path, columns: Sequence[str]) -> list[list[float]]:
-    """Return those columns of a CSV file as numbers, one list a row.
-
-    Raises:
-        InputError: see :func:`read_rows`; or a column is missing, or a cell holds something else.
-
-    Example:
-        >>> import tempfile
-        >>> path = Path(tempfile.mkdtemp()) / "log.csv"
-        >>> CsvLog(path, ["step", "x"]).append({"step": 1, "x": 0.5})
-        >>> read_numbers(path, ["x", "step"])
-        [[0.5, 1.0]]
-    """
-    try:
-        return [[float(row[name]) for name in columns] for row in read_rows(path)]
-    except KeyError as error:
-        raise unreadable(path, f"it has no column {error}") from error
-    except InputError:
-        raise
-    except ValueError as error:
-        raise unreadable(path, brief(error)) from error
-
-
 def flush_tables(run: RunDir) -> None:
     """Wait until what was written so far is on the disk: a checkpoint takes it for granted."""
     for path in (*run.path.glob("*.csv"), *run.audit_files().values()):
@@ -189,7 +152,7 @@ def forget_after(run: RunDir, step: int, *, looked: bool = True) -> None:
         if done > seen:
             export.unlink()
     for path in run.path.glob("*.csv"):
-        columns, _ = _read(path)
+        columns, _ = read_table(path)
         if columns[:1] == ["step"]:
             CsvLog(path, columns, keep_until=step if path in (run.metrics, run.timing) else seen)
 
@@ -201,6 +164,7 @@ class RunLog:
         run: the run's directory; TensorBoard's and W&B's files go to folders in it.
         keep_until: see :class:`CsvLog`.
         log_to: "tensorboard", "wandb".
+        metrics: columns of metrics.csv.
 
     Raises:
         InputError: an unknown target, or its package is not installed.
@@ -212,14 +176,20 @@ class RunLog:
     """
 
     def __init__(
-        self, run: RunDir, *, keep_until: int | None = None, log_to: Sequence[LogTarget] = ()
+        self,
+        run: RunDir,
+        *,
+        keep_until: int | None = None,
+        log_to: Sequence[LogTarget] = (),
+        metrics: Sequence[str] = tuple(METRICS),
     ) -> None:
         wanted = [log_to] if isinstance(log_to, str) else dict.fromkeys(log_to)
         read_numbers(run.evaluations, list(EVALUATION))  # refused now rather than in the end
         self._targets = [_target(name, run, keep_until) for name in wanted]
         paths = {"train": run.metrics, "eval": run.evaluations, "time": run.timing}
+        columns = {table: list(LOGGED[table]) for table in paths} | {"train": list(metrics)}
         self._files = {
-            table: CsvLog(path, list(LOGGED[table]), keep_until=keep_until) for table, path in paths.items()
+            table: CsvLog(path, columns[table], keep_until=keep_until) for table, path in paths.items()
         }
 
     def write(self, table: str, row: Row) -> None:

@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from uld_torchrl.tables import read_numbers
 from uld_torchrl.trainers.files import replaced
-from uld_torchrl.trainers.logs import read_numbers
 
 _COLOUR = "#0072B2"
 

@@ -23,6 +23,7 @@ import torch
 
 from uld_torchrl.config import AgentConfig, differences, from_dict, to_dict
 from uld_torchrl.errors import InputError, check_seed
+from uld_torchrl.peers import PeerConfig, about_peer, peer_of
 from uld_torchrl.trainers.files import replace_text, writing
 from uld_torchrl.untrusted import brief, check_links, read_json
 
@@ -105,6 +106,7 @@ def open_run(
     *,
     task: Mapping[str, Any] | None = None,
     fresh: bool = False,
+    peer: PeerConfig | None = None,
 ) -> RunDir:
     """Create the directory of a run, or check that it belongs to the same configuration.
 
@@ -118,6 +120,7 @@ def open_run(
         config: its settings.
         task: what else tells the environment from another of that id, as JSON data.
         fresh: take ``<name>-2``, ``<name>-3``, ... instead of an existing directory.
+        peer: settings of the agent, if it is another one than ULD.
 
     Raises:
         InputError: a bad name, another configuration in the directory, or an unusable path.
@@ -131,6 +134,7 @@ def open_run(
         "task": dict(task or {}),
         "seed": check_seed(seed),
         "config": to_dict(config),
+        **about_peer(peer),
     }
     try:
         run = RunDir(_path(root, env_id, fresh_name(root, env_id, name, [seed]) if fresh else name, seed))
@@ -190,6 +194,7 @@ def _check_same(run: RunDir, started: dict[str, Any]) -> None:
     try:
         old = read_json(run.config)
         old["config"] = to_dict(from_dict(old["config"]))  # settings that came later, at their defaults
+        old |= about_peer(peer_of(old))
         steps = old["config"]["run"].pop("total_steps")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
@@ -212,7 +217,7 @@ def _as_json(data: dict[str, Any]) -> str:
 
 
 def record_session(run: RunDir, config: AgentConfig, step: int, compute: str) -> None:
-    """Note that training goes on from ``step``: the settings, the versions it now runs on, and how it computes.
+    """Note that training goes on from ``step``: the settings, versions, and how it computes.
 
     Called when a session is sure to train, so that a refused or needless command changes nothing.
     """

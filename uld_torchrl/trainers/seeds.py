@@ -22,6 +22,7 @@ from uld_torchrl.config import AgentConfig
 from uld_torchrl.envs import EnvLike, describe_env
 from uld_torchrl.envs.sources import is_plain_vector
 from uld_torchrl.errors import EnvironmentFault, InputError, NonFinite
+from uld_torchrl.peers import refuse_peer
 from uld_torchrl.seed_list import check_seeds
 from uld_torchrl.trainers.engines import Eager
 from uld_torchrl.trainers.files import stopped_by_storage
@@ -86,6 +87,7 @@ class SeedsTrainer:
         **options: Any,
     ) -> None:
         self.seeds = check_seeds("seeds", seeds)
+        refuse_peer(options.get("peer"), "SeedsTrainer, which updates several seeds together,")
         check_together(env, options.get("eval_env"), config, options.get("log_to", ()))
         self.show_progress = progress
         self.trainers: list[ULDTrainer] = []
@@ -184,7 +186,7 @@ class SeedsTrainer:
     def _learn(self, moved: list[ULDTrainer]) -> None:
         learning = [trainer for trainer in moved if trainer._learns]
         together = self._stacked is not None and learning == self._in_stack
-        for _ in range(self.trainers[0].config.run.num_envs):
+        for _ in range(self.trainers[0].config.updates_per_round):
             latest = self._learn_together() if together else map(self._learn_alone, learning)
             for trainer, metrics in zip(learning, latest, strict=True):
                 trainer._latest = metrics

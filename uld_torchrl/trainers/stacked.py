@@ -115,7 +115,7 @@ class StackedStepper:
         ]
 
     def _begin_periods(self) -> None:
-        due = [k for k, stepper in enumerate(self._steppers) if stepper.target_updater.step()]
+        due = [k for k, stepper in enumerate(self._steppers) if stepper._begin_update()]
         for k in due:
             self._steppers[k]._set_scales()
         if self._first.encoder_schedule != "periodic":

@@ -22,6 +22,7 @@ from uld_torchrl.objectives import PeriodicHardUpdate, ULDLoss
 from uld_torchrl.trainers.augmentation import EVERY, FIRST, shift_images
 from uld_torchrl.trainers.compute import Losses, pick_compute
 from uld_torchrl.trainers.engines import CudaGraphs, Eager, Engine, Replayed
+from uld_torchrl.trainers.rates import FallingRates
 from uld_torchrl.trainers.watchdog import Watchdog
 
 _ENCODER = ("state_encoder_params", "state_action_encoder_params", "predictor_params")
@@ -49,6 +50,10 @@ class ULDOptimizationStepper(OptimizationStepper):
 
     The termination loss counts from the first period at whose start the buffer holds a termination.
 
+    With ``lr_decay`` the learning rates of all three optimisers fall with the number of updates done, to
+    ``lr_final`` of what they were after ``total_updates``; the encoder updates at the start of a period
+    have the rate of the update that follows.
+
     With ``compile`` "graph" three parts of it are recorded once and replayed: a batch's drawing, an encoder
     update with its drawing, the value's and policy's update. Nothing in them waits for the GPU, so what
     was left out is known at the end of a period; until then the priorities of such a batch stay as they are.
@@ -56,13 +61,15 @@ class ULDOptimizationStepper(OptimizationStepper):
     Args:
         loss_module: the losses and networks.
         replay_buffer: source of the encoder batches, and taker of the priorities.
-        config: learning rates, batch size, schedule, period, precision, compile.
+        config: learning rates and their decay, batch size, schedule, period, precision, compile.
         watchdog: what else happens then; default: :class:`~uld_torchrl.NonFinite` is raised.
         tell: told a line before something that takes long, such as compiling.
         engine: what runs the parts; default: what ``compile`` says.
+        total_updates: of the whole run, for ``lr_decay``.
 
     Raises:
-        InputError: a precision or way of compiling that the device lacks.
+        InputError: a precision or way of compiling that the device lacks; ``lr_decay`` without
+            ``total_updates``.
 
     Example:
         >>> from uld_torchrl import make_loss, make_networks, make_replay_buffer
@@ -93,6 +100,7 @@ class ULDOptimizationStepper(OptimizationStepper):
         watchdog: Watchdog | None = None,
         tell: Callable[[str], None] = lambda line: None,
         engine: Engine | None = None,
+        total_updates: int | None = None,
     ) -> None:
         self.loss_module, self.replay_buffer = loss_module, replay_buffer
         self.watchdog = watchdog or Watchdog()
@@ -108,6 +116,8 @@ class ULDOptimizationStepper(OptimizationStepper):
         self.value_optimizer = self._adamw(value, config.value_lr)
         policy = list(loss_module.actor_network_params.parameters())
         self.policy_optimizer = self._adamw(policy, config.policy_lr)
+        falls, optimizers = config.lr_decay != "none", list(self.optimizers.values())
+        self._rates = FallingRates(optimizers, config, total_updates) if falls else None
         loss_module.terminated_coeff.zero_()
         self.encoder_schedule = "with_value" if loss_module.end_to_end else config.schedule
         self._encoder_metrics: dict[str, Tensor] = {}
@@ -172,7 +182,7 @@ class ULDOptimizationStepper(OptimizationStepper):
         """
         with self.compute.matrix_products():
             batch = self.engine.run(self._draw) if sub_batch is None else sub_batch
-            if self.target_updater.step():
+            if self._begin_update():
                 self._begin_period()
             encoder, metrics = self.engine.run(self._update, batch)
         if self.engine.reuses and self.target_updater.due:
@@ -180,6 +190,12 @@ class ULDOptimizationStepper(OptimizationStepper):
         self._encoder_metrics = encoder or self._encoder_metrics
         metrics = TensorDict({**self._encoder_metrics, **metrics})
         return metrics.clone() if self.engine.reuses else metrics
+
+    def _begin_update(self) -> bool:
+        """Set the learning rates of the next update and count it; return whether a period begins."""
+        if self._rates is not None:
+            self._rates.set(self.updates)
+        return self.target_updater.step()
 
     def _draw(self) -> TensorDictBase:
         """Draw a value batch; of its windows only what is read."""
@@ -337,6 +353,8 @@ class ULDOptimizationStepper(OptimizationStepper):
         for name, optimizer in self.optimizers.items():
             optimizer.load_state_dict(state_dict[name])
             optimizer.param_groups[0]["capturable"] = self.engine.reuses  # another device may have saved it
+        if self._rates is not None:
+            self._rates.set(self.updates)
 
 
 def _taught(loss: ULDLoss) -> tuple[str, ...]:

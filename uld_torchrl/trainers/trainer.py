@@ -19,15 +19,11 @@ from torchrl.envs.utils import ExplorationType, set_exploration_type
 
 from uld_torchrl.config import AgentConfig
 from uld_torchrl.data import StorageName
-from uld_torchrl.envs import (
-    EnvLike,
-    copy_env,
-    describe_env,
-    make_env,
-    task_spaces,
-    task_to_json,
-)
+from uld_torchrl.envs import EnvLike, copy_env, describe_env, make_env, task_spaces, task_to_json
 from uld_torchrl.errors import EnvironmentFault, InputError, NonFinite, check_seed
+from uld_torchrl.modules.exploration import held_noise
+from uld_torchrl.peers import PeerConfig
+from uld_torchrl.tables import read_numbers, read_rows
 from uld_torchrl.trainers.agent import Agent
 from uld_torchrl.trainers.callbacks import (
     Callback,
@@ -38,12 +34,13 @@ from uld_torchrl.trainers.callbacks import (
 from uld_torchrl.trainers.checkpoints import RunCheckpoints
 from uld_torchrl.trainers.compute import pick_compute
 from uld_torchrl.trainers.engines import Engine
-from uld_torchrl.trainers.environments import check_images, check_pair, warn_of_statistics, with_lanes
+from uld_torchrl.trainers.environments import check_pair, warn_of_statistics
 from uld_torchrl.trainers.episodes import OpenEpisodes
 from uld_torchrl.trainers.evaluation import Evaluation, make_eval_env, stream_seed
 from uld_torchrl.trainers.files import emptied, replaced, stopped_by_storage
 from uld_torchrl.trainers.guards import Guards, checked_guards
-from uld_torchrl.trainers.logs import LogTarget, RunLog, flush_tables, forget_after, read_numbers, read_rows
+from uld_torchrl.trainers.logs import LogTarget, RunLog, flush_tables, forget_after
+from uld_torchrl.trainers.parts import check_task, make_run_stepper, run_config, run_metrics
 from uld_torchrl.trainers.plots import plot_learning_curve
 from uld_torchrl.trainers.progress import Progress, quiet_torchrl
 from uld_torchrl.trainers.replay import make_run_replay, room_for_replay
@@ -51,7 +48,6 @@ from uld_torchrl.trainers.reporter import Reporter
 from uld_torchrl.trainers.restarts import Restarts
 from uld_torchrl.trainers.result import TrainResult
 from uld_torchrl.trainers.run_dir import locked, open_run, record_session
-from uld_torchrl.trainers.stepper import ULDOptimizationStepper
 from uld_torchrl.trainers.stopping import Cut, StopRequest
 from uld_torchrl.trainers.streams import seed_everything
 from uld_torchrl.trainers.watchdog import Watchdog, told
@@ -62,10 +58,10 @@ _TRAIN_ENV = 1  # purpose of the random stream derived from the run's seed
 class ULDTrainer:
     """Train an agent on an environment, into a run directory; goes on from its last checkpoint.
 
-    Training starts when more than ``random_steps`` agent steps are stored; from then on one update
-    an agent step, ``num_envs`` a vector step. Evaluation uses environments and random streams of
-    its own. A resumed run repeats the uninterrupted one to the last bit on the same machine; where an
-    environment cannot be brought back, its open episode is cut, marked as truncated, and the log says so.
+    Training starts when more than ``random_steps`` agent steps are stored; from then on ``updates_per_step``
+    updates an agent step, ``num_envs`` times as many a vector step. Evaluation uses environments and random
+    streams of its own. A resumed run repeats the uninterrupted one to the last bit on the same machine; where
+    an environment cannot be brought back, its open episode is cut, marked as truncated, and the log says so.
 
     The run is in ``<run_dir>/<env>/<name>/seed<k>/``, see :func:`~uld_torchrl.trainers.open_run`, which this
     process holds until :meth:`train` ends.
@@ -88,6 +84,7 @@ class ULDTrainer:
         progress: show progress on standard error.
         engine: what runs the parts of an update; default: what ``optim.compile`` says.
         room_for: replay buffers like this one, itself included, that memory must have room for.
+        peer: TD3, SAC or DQN in place of ULD; of ``config`` only ``run`` then counts.
 
     Raises:
         InputError: no room for the replay buffer, unsupported spaces, another configuration in the directory,
@@ -121,9 +118,10 @@ class ULDTrainer:
         progress: bool = False,
         engine: Engine | None = None,
         room_for: int = 1,
+        peer: PeerConfig | None = None,
     ) -> None:
         self.env_id, layers = describe_env(env)
-        self.config = config = with_lanes(config, env)
+        self.peer, self.config = peer, (config := run_config(config, env, peer))
         self.seed, self.device, self.show_progress = check_seed(seed), torch.device(device), progress
         self.guards = checked_guards(guards)
         self._stop, self.looked = StopRequest(self.guards.time_limit), True
@@ -145,12 +143,13 @@ class ULDTrainer:
         try:
             self.eval_env = make_eval_env(other, config.run.eval_episodes, self.device, config)
             check_pair(self.env, self.eval_env, config.loss.horizon)
-            check_images(self.env, config)
+            check_task(self.env, config, peer)
             room = (self.env, config, self.device, buffer_storage, Path(run_dir), room_for)
             self.room = room_for_replay(*room)
             task = {"layers": layers, **task_to_json(task_spaces(self.env))}
             self.compute = pick_compute(config.optim, self.device)  # refused before there is a directory
-            self.run = open_run(Path(run_dir), self.env_id, name, self.seed, config, task=task, fresh=fresh)
+            place = (Path(run_dir), self.env_id, name, self.seed)
+            self.run = open_run(*place, config, task=task, fresh=fresh, peer=peer)
             self._held.enter_context(locked(self.run))
             self._build(buffer_storage, engine)
         except BaseException:
@@ -159,15 +158,12 @@ class ULDTrainer:
 
     def _build(self, storage: StorageName, engine: Engine | None) -> None:
         seed_everything(self.seed)
-        self.agent = Agent.for_env(self.env_id, self.env, self.config, self.device)
+        self.agent = Agent.for_env(self.env_id, self.env, self.config, self.device, self.peer)
         mapped = self._held.enter_context(emptied(self.run.replay)) if storage == "memmap" else None
         self.buffer = make_run_replay(self.env, self.config, self.device, mapped)
         watchdog = Watchdog(self.guards.on_nonfinite, self.run.path / "faults", lambda: self.step)
-        self.stepper = ULDOptimizationStepper(
-            self.agent.loss, self.buffer, self.config.optim, watchdog, lambda line: self._note(line), engine
-        )
-        # Our replay makes no window that runs past a truncation; asking would make a GPU wait.
-        self.agent.loss.check_windows = False
+        parts = (self.agent, self.buffer, self.config, watchdog)
+        self.stepper = make_run_stepper(*parts, lambda line: self._note(line), engine)
         self.checkpoints = RunCheckpoints(self.run.checkpoints, self._components())
         self._resume()
 
@@ -201,7 +197,7 @@ class ULDTrainer:
             self._open.load_state_dict(state_dict["open"])
 
     def _resume(self) -> None:
-        self._open = OpenEpisodes(self.env, self.device)
+        self._open = OpenEpisodes(self.env, self.device, held_noise(self.agent.policy))
         self._restarts = Restarts(self._open, self.guards.env_restarts, self.seed)
         with stopped_by_storage(self):
             restored = self.checkpoints.restore() is not None
@@ -213,7 +209,8 @@ class ULDTrainer:
         self.started_from = self.step
         self._saved_step, self._saved_looked = (self.step if restored else None), self.looked
         with stopped_by_storage(self):
-            log = RunLog(self.run, keep_until=self._saved_step, log_to=self._log_to)
+            columns = run_metrics(self.peer)
+            log = RunLog(self.run, keep_until=self._saved_step, log_to=self._log_to, metrics=columns)
         self._held.callback(log.close)
         self._reporter = Reporter(log, self.agent, self.eval_env, self.seed, self._seconds)
         # Looked at all but for the row: it was lost.
@@ -322,7 +319,7 @@ class ULDTrainer:
     def _learn(self) -> None:
         if not self._learns:
             return
-        for _ in range(self.config.run.num_envs):
+        for _ in range(self.config.updates_per_round):
             self._latest = self.stepper.step(None)
 
     def _report(self) -> dict[str, float]:
