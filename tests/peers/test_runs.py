@@ -16,7 +16,7 @@ from uld_torchrl.diagnostics import AuditEvery, ProbeEvery, audit_run
 from uld_torchrl.errors import InputError
 from uld_torchrl.peers import harness_config, metrics_of
 from uld_torchrl.tables import read_rows
-from uld_torchrl.trainers import ULDTrainer, evaluate_run, load
+from uld_torchrl.trainers import ULDTrainer, evaluate_run, export_policy, load, train
 from uld_torchrl.trainers.logs import EVALUATION, TIMING
 from uld_torchrl.trainers.seeds import SeedsTrainer
 
@@ -173,3 +173,14 @@ def test_what_needs_the_networks_of_uld_is_refused(tmp_path: Path) -> None:
     trainer = finish(ULDTrainer("tabular/riverswim", config, **options))
     with pytest.raises(InputError, match="an audit needs the networks of agent uld"):
         audit_run(trainer.run.path)
+
+
+def test_the_python_call_trains_a_peer_under_its_name(tmp_path: Path) -> None:
+    settings = dataclasses.replace(preset("debug"), run=RUN)
+    result = train(settings, "CartPole-v1", peer=SMALL["dqn"], run_dir=tmp_path, progress=False)
+    assert (result.step, result.path.parent.name) == (40, "dqn")
+    agent = load(result.path)
+    assert agent.peer == SMALL["dqn"] and agent.predict([0.0, 0.1, 0.0, -0.1]) in (0, 1)
+    with pytest.raises(InputError, match="export_policy needs the networks of agent uld, got agent dqn"):
+        export_policy(agent, tmp_path / "policy.pt2")
+    assert not (tmp_path / "policy.pt2").exists()

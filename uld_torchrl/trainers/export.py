@@ -24,6 +24,7 @@ from torch.export import Dim, ExportedProgram
 from uld_torchrl.envs.spaces import entry_names, vector_length
 from uld_torchrl.errors import InputError
 from uld_torchrl.modules import ExplorationNoise
+from uld_torchrl.peers import refuse_peer
 from uld_torchrl.trainers.agent import Agent
 from uld_torchrl.trainers.files import replaced
 
@@ -105,6 +106,7 @@ def export_policy(agent: Agent, path: Path | str) -> Path:
         >>> bool((act(observation) == torch.as_tensor(agent.predict(observation))).all())
         True
     """
+    refuse_peer(agent.peer, "export_policy")
     path = Path(path)
     if path.suffix != ".pt2" or not path.parent.is_dir():
         raise InputError(f"path must be a file ending in .pt2 in an existing folder, got {str(path)!r}.")

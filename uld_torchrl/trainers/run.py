@@ -20,6 +20,7 @@ from uld_torchrl.data import StorageName
 from uld_torchrl.envs import EnvLike
 from uld_torchrl.envs.sources import is_plain_vector
 from uld_torchrl.errors import InputError
+from uld_torchrl.peers import PeerConfig, name_of
 from uld_torchrl.trainers.callbacks import Callback
 from uld_torchrl.trainers.device import pick_device
 from uld_torchrl.trainers.guards import Guards
@@ -45,6 +46,7 @@ def train(
     callbacks: Sequence[Callback] = (),
     guards: Guards | None = None,
     progress: bool = True,
+    peer: PeerConfig | None = None,
 ) -> TrainResult:
     """Train an agent; the same call again goes on where it stopped, or gives the result if it is finished.
 
@@ -69,6 +71,8 @@ def train(
         callbacks: what is called every so many steps, such as ``uld_torchrl.diagnostics.AuditEvery(1000)``.
         guards: what to do when something goes wrong, how long to go on: ``Guards(time_limit=3600)``.
         progress: show progress on standard error.
+        peer: ``TD3Config()``, ``SACConfig()`` or ``DQNConfig()`` of ``uld_torchrl.peers`` in place of ULD; of
+            ``config`` only ``run`` then counts.
 
     Returns:
         The last evaluation, and the run's directory for :func:`~uld_torchrl.load`.
@@ -91,7 +95,7 @@ def train(
     trainer = ULDTrainer(
         _kept_open(env),
         settings,
-        name=name or run_name(settings),
+        name=name or (run_name(settings) if peer is None else name_of(peer)),
         run_dir=run_dir,
         seed=seed,
         fresh=fresh,
@@ -103,6 +107,7 @@ def train(
         callbacks=callbacks,
         guards=guards,
         progress=progress,
+        peer=peer,
     )
     with closing(trainer):
         return trainer.train()
