@@ -142,7 +142,7 @@ def _aggregates(comparison: Comparison, resamples: int) -> Table:
         "Normalised scores over all environments",
         "Over the environments that all variants have, with 95 % stratified bootstrap intervals. "
         + SOURCES["normalisation"]
-        + "; DeepMind Control: return / 1000.",
+        + "; DeepMind Control: return / 1000; where the field has no scale, the return itself.",
         ("variant", "environments", "seeds", *NAMES.values()),
         (*rows, *_published_aggregates(comparison)),
     )
