@@ -27,6 +27,12 @@ class ExactMDP:
         terminal: (S,) flags.
         start: (S,) distribution of the first state.
         changes: what was done to the floats of P, r, gamma and start, in this order.
+
+    Example:
+        >>> import numpy as np
+        >>> mdp = exact_mdp(np.ones((1, 1)), np.array([[0.5]]), 0.9, [False], np.ones(1))
+        >>> mdp.gamma, mdp.P
+        (Fraction(9, 10), ({0: Fraction(1, 1)},))
     """
 
     P: tuple[dict[int, Fraction], ...]

@@ -65,6 +65,10 @@ class ExactModel:
     Attributes:
         w_r: (d,).
         W_d: (d, d); a row vector of features z is taken to :math:`zW_d`.
+
+    Example:
+        >>> ExactModel([Fraction(1)], [[Fraction(1, 2)]]).W_d
+        [[Fraction(1, 2)]]
     """
 
     w_r: ExactVector

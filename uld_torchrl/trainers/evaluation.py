@@ -34,7 +34,13 @@ _Policy = Callable[[TensorDictBase], TensorDictBase]
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Returns and lengths of the episodes, [episodes] each; lengths in agent steps."""
+    """Returns and lengths of the episodes, [episodes] each; lengths in agent steps.
+
+    Example:
+        >>> found = Evaluation(torch.tensor([1.0, 3.0]), torch.tensor([10, 20]))
+        >>> found.mean, found.std
+        (2.0, 1.0)
+    """
 
     returns: Tensor
     lengths: Tensor
@@ -126,6 +132,14 @@ def evaluate(
 
     Raises:
         InputError: epsilon is no probability.
+
+    Example:
+        >>> from uld_torchrl import make_env, make_networks, make_policy, preset
+        >>> env = make_env("CartPole-v1", num_envs=2)
+        >>> spec = env.action_spec[0]
+        >>> networks = make_networks(env.observation_spec["observation"], spec, preset("debug").model)
+        >>> evaluate(env, make_policy(networks, spec), seed=0).returns.shape
+        torch.Size([2])
     """
     act = _with_random_actions(env, policy, epsilon, seed) if epsilon else policy
     devices = [env.device] if env.device is not None and env.device.type == "cuda" else []

@@ -37,7 +37,12 @@ _PACKAGES = ("uld-torchrl", "torch", "torchrl", "tensordict", "gymnasium", "mujo
 
 @dataclass(frozen=True)
 class RunDir:
-    """The paths of one run."""
+    """The paths of one run.
+
+    Example:
+        >>> RunDir(Path("runs/gym/CartPole-v1/small/seed0")).evaluations.name
+        'eval.csv'
+    """
 
     path: Path
 
@@ -124,6 +129,13 @@ def open_run(
 
     Raises:
         InputError: a bad name, another configuration in the directory, or an unusable path.
+
+    Example:
+        >>> import tempfile
+        >>> from uld_torchrl.config import preset
+        >>> root = Path(tempfile.mkdtemp())
+        >>> open_run(root, "gym/CartPole-v1", "small", 0, preset("small")).path.relative_to(root).as_posix()
+        'gym/CartPole-v1/small/seed0'
     """
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
         raise InputError(
