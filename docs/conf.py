@@ -5,7 +5,6 @@ What is worked out from the packages (settings, options, the check of public nam
 
 from __future__ import annotations
 
-import json
 import sys
 import warnings
 from pathlib import Path
@@ -60,7 +59,7 @@ nitpick_ignore_regex = [
     ("py:class", r"theory\.(audit\.setting|chains|exact\.rationals|problem|resolvent|streaming)\.\w+"),
     ("py:class", r"uld_torchrl\.trainers\.(engines\.Engine|playback\.Playback)"),
     ("py:(data|exc|func)", r"METHODS|STATISTICS|FEATURE_KINDS|ResetNeeded|probe_columns|condition_numbers"),
-    ("py:(attr|func|mod)", r"uld_torchrl\.(data\.sampler|trainers\.shift_images|EnvironmentFault\.lanes)"),
+    ("py:(attr|func|mod)", r"uld_torchrl\.(data\.sampler|EnvironmentFault\.lanes)"),
     ("py:func", r"theory\.whitening\.whiten|uld_torchrl\.diagnostics\.statistics\.ridge_r2"),
 ]
 
@@ -80,13 +79,8 @@ def copy_tutorials() -> None:
 
 
 def fitted(notebook: Path) -> str:
-    """Return a notebook with links from here, and without metadata of printed output, which is invalid."""
-    content = json.loads(notebook.read_text("utf-8"))
-    for cell in content["cells"]:
-        for output in cell.get("outputs", []):
-            if output["output_type"] == "stream":
-                output.pop("metadata", None)
-    return json.dumps(content, indent=1).replace("](../docs/", "](../")
+    """Return a notebook with links from here."""
+    return notebook.read_text("utf-8").replace("](../docs/", "](../")
 
 
 copy_tutorials()

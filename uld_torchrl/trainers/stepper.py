@@ -38,7 +38,7 @@ class ULDOptimizationStepper(OptimizationStepper):
     the encoder before it), its TD errors as new priorities, the policy.
 
     Images in a batch are shifted at random before the losses see them, see
-    :func:`~uld_torchrl.trainers.shift_images`.
+    ``trainers.augmentation.shift_images``.
 
     What is not finite reaches no weights: an update whose batch, loss or gradient is not is left out from
     there on (a value update before a policy loss that is not stands), sets no priorities, and is told by
