@@ -24,6 +24,21 @@ def _buffer(time_steps, steps, *, capacity=40, lanes=2, seed=0, updates=True):
     return rb
 
 
+@pytest.mark.parametrize("whole", [True, False])
+def test_the_graph_that_made_an_action_is_not_kept(whole, time_steps):
+    rb = make_replay_buffer(capacity=20, horizon=2, batch_size=4)
+    data = time_steps([["none"] * 6])
+    weight = torch.ones((), requires_grad=True)
+    data["action"] = data["action"] * weight  # as a rollout without no_grad records it
+    if whole:
+        rb.extend(data)
+    else:
+        for step in data.unbind(1):
+            rb.add(step)
+    assert not any(entry.requires_grad for entry in rb.sample().values(True, True))
+    assert not any(entry.requires_grad for entry in rb.storage.get(slice(None)).values(True, True))
+
+
 @pytest.mark.parametrize("lanes", [1, 3])
 @pytest.mark.parametrize("steps", [1, 2, 3])
 def test_add_and_extend_write_the_same(lanes, steps, time_steps):

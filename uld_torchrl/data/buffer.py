@@ -140,7 +140,8 @@ class WindowReplayBuffer(TensorDictReplayBuffer):
                 f"data must have the batch size {wanted} with num_lanes = {shape[0]}, got {list(data.shape)}."
             )
         try:
-            return data.select(*keys.stored)
+            # Without the graph of what made it, which the storage would keep, and losses go back through.
+            return data.select(*keys.stored).detach()
         except KeyError as error:
             raise InputError(
                 f"data lacks an entry that the replay buffer stores: {error.args[0]} "
