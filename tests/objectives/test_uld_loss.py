@@ -151,4 +151,4 @@ def test_defaults_are_those_of_the_settings() -> None:
     assert defaults["use_prioritized_weights"] is False
     # All of LossConfig is a setting of the loss, but for the acting noise.
     used = {names.get(name, name) for name in compared}
-    assert set(vars(LossConfig())) - used == {"exploration_noise"}
+    assert set(vars(LossConfig())) - used == {"exploration_noise", "exploration_noise_repeat"}
