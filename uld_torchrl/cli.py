@@ -35,6 +35,7 @@ from uld_torchrl.config import (
 )
 from uld_torchrl.duration import parse_duration
 from uld_torchrl.errors import InputError
+from uld_torchrl.peers import uld_settings
 from uld_torchrl.seed_list import parse_seeds
 
 if TYPE_CHECKING:
@@ -228,7 +229,7 @@ def settings(command: Train) -> AgentConfig:
     }
     given = [f"{name}={value}" for name, value in options.items() if value is not None]
     ablated = () if command.ablation is None else ablation(command.ablation).settings
-    return override(preset(command.preset), [*ablated, *given, *command.set])
+    return override(preset(command.preset), [*ablated, *given, *uld_settings(command.set)])
 
 
 def _interrupted(stop: KeyboardInterrupt, command: Command, arguments: list[str]) -> int:

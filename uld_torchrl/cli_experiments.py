@@ -23,7 +23,7 @@ from uld_torchrl.seed_list import parse_seeds
 AgentName = Literal["uld", "td3", "sac", "dqn"]
 
 if TYPE_CHECKING:
-    from uld_torchrl.experiments.launchers import Outcome
+    from uld_torchrl.experiments.launchers import Outcome, Plan
     from uld_torchrl.experiments.study import Study
 
 
@@ -60,16 +60,16 @@ class StudyRun:
     """Root directory of all runs; with Ray on storage that all nodes share."""
     launcher: Literal["local", "ray"] = "local"
     """Processes on this machine, or tasks of a Ray cluster."""
-    workers: int = 1
-    """Runs at the same time (local)."""
+    workers: int | None = None
+    """Runs at the same time (local); default: one for each GPU, without GPUs as many as have cores."""
     threads: int = 1
     """Threads of each run."""
-    gpus: float = 0.0
-    """Share of a GPU of each run (ray)."""
+    gpus: float | None = None
+    """Share of a GPU of each run (ray); default: none."""
     ray_address: str | None = None
-    """Address of the Ray cluster; default: the one that Ray finds, or a new one on this machine."""
+    """Address of the cluster (ray); default: the one that Ray finds, or a new one on this machine."""
     device: str = "auto"
-    """auto, cpu, cuda, cuda:<k>."""
+    """auto, cpu, cuda, cuda:<k>; auto: where this machine has several GPUs, runs share them out."""
     retries: int = 2
     """How often a run that failed is started again."""
 
@@ -189,25 +189,42 @@ def _variant(text: str) -> tuple[str, tuple[str, ...]]:
 
 
 def _run(command: StudyRun) -> int:
-    from uld_torchrl.experiments.jobs import check_jobs
-    from uld_torchrl.experiments.launchers import Plan, run_local, run_ray
+    from uld_torchrl.experiments.jobs import check_jobs, check_runnable
+    from uld_torchrl.experiments.launchers import run_local, run_ray
     from uld_torchrl.experiments.study import status
 
     study = make_study(command)
-    plan = Plan(command.run_dir, command.workers, command.threads, command.retries)
+    plan = _plan(command)
     jobs = study.jobs(command.device)
+    check_runnable(jobs)
     check_jobs(jobs, command.run_dir)
     study.save(command.run_dir)
     print(f"{len(jobs)} runs of study {study.name} in {command.run_dir}")
     told = _Told(len(jobs))
     with _terminated_is_interrupted():
         if command.launcher == "ray":
-            found = run_ray(jobs, plan, told, address=command.ray_address, gpus=command.gpus)
+            found = run_ray(jobs, plan, told, address=command.ray_address, gpus=command.gpus or 0.0)
         else:
             found = run_local(jobs, plan, told)
     failed = [outcome for outcome in found if not outcome.done]
     print(status(jobs, command.run_dir))
     return 1 if failed else 0
+
+
+def _plan(command: StudyRun) -> Plan:
+    """Return how the jobs are run; refuse options of the other launcher."""
+    from uld_torchrl.experiments.launchers import Plan, local_plan
+
+    others = ("workers",) if command.launcher == "ray" else ("gpus", "ray_address")
+    for option in others:
+        if (value := getattr(command, option)) is not None:
+            raise InputError(
+                f"--{option.replace('_', '-')} {value} does not go with --launcher {command.launcher}: leave "
+                "it out, or take the other launcher, local or ray."
+            )
+    if command.launcher == "ray":
+        return Plan(command.run_dir, threads=command.threads, retries=command.retries)
+    return local_plan(command.run_dir, command.workers, command.threads, command.retries, command.device)
 
 
 class _Told:

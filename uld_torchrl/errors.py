@@ -12,6 +12,7 @@ import dataclasses
 import difflib
 import math
 import operator
+import re
 from collections.abc import Iterable, Sequence
 from numbers import Integral, Real
 from typing import Any
@@ -92,6 +93,23 @@ def check_seed(seed: int) -> int:
     except TypeError:
         pass
     raise InputError(f"seed must be an integer from 0 to {2**32 - 1}, got {seed!r}.")
+
+
+def check_name(argument: str, name: str) -> str:
+    """Return ``name`` if a file or folder of any system may be called so.
+
+    Raises:
+        InputError: it may not.
+
+    Example:
+        >>> check_name("name", "small-2")
+        'small-2'
+    """
+    if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
+        return name
+    raise InputError(
+        f"{argument} must consist of letters, digits, '.', '_' and '-' (at most 100), got {name!r}."
+    )
 
 
 def one_of(argument: str, value: str, allowed: Iterable[str]) -> str:

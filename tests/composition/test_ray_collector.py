@@ -40,6 +40,16 @@ def test_without_ray_it_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) 
         ray_collector("CartPole-v1", make_policy(nets, spec), CONFIG, collectors=1, frames_per_batch=4)
 
 
+def test_an_unreachable_cluster_is_told() -> None:
+    pytest.importorskip("ray", reason="install uld-torchrl[ray]")
+    nets, spec = networks(CONFIG)
+    policy = make_policy(nets, spec, CONFIG)
+    with pytest.raises(InputError, match=r"no Ray cluster at '127\.0\.0\.1:1'"):
+        ray_collector(
+            "CartPole-v1", policy, CONFIG, collectors=1, frames_per_batch=4, ray_address="127.0.0.1:1"
+        )
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # Ray's own
 def test_lanes_are_whole_and_the_actors_get_new_weights() -> None:

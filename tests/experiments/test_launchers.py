@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
+import dataclasses
 import fcntl
 import os
+import signal
 import sys
 import threading
 import time
 from pathlib import Path
 
 import pytest
+import torch
 import toy_jobs
 from toy_jobs import ToyJob, starts
 
 from uld_torchrl.errors import InputError
+from uld_torchrl.experiments import launchers
 from uld_torchrl.experiments.jobs import Job
-from uld_torchrl.experiments.launchers import Children, Outcome, Plan, run_job, run_local, run_ray
+from uld_torchrl.experiments.launchers import (
+    Children,
+    Outcome,
+    Plan,
+    local_plan,
+    run_job,
+    run_local,
+    run_ray,
+)
 
 
 def toy(behaviour: str = "done", seed: int = 0) -> ToyJob:
@@ -68,6 +80,68 @@ def test_a_job_that_fails_too_often_says_where_to_look(tmp_path: Path) -> None:
     assert not outcome.done and outcome.code == 3 and starts(bad, tmp_path) == 3
     assert outcome.log.read_text().count("no luck") == 3
     assert next(each for each in found if each.job == good).done
+
+
+def test_a_job_that_is_refused_is_not_started_again(tmp_path: Path) -> None:
+    job = toy("refused")
+    (outcome,) = run_local([job], Plan(tmp_path, retries=2), lambda outcome: None)
+    assert not outcome.done and outcome.code == 2 and starts(job, tmp_path) == 1
+
+
+@pytest.mark.parametrize(
+    ("gpus", "threads", "device", "workers", "devices"),
+    [
+        (0, 1, "auto", 12, ()),
+        (0, 5, "auto", 2, ()),
+        (0, 13, "auto", 1, ()),
+        (3, 2, "auto", 3, ("cuda:0", "cuda:1", "cuda:2")),
+        (3, 2, "cpu", 6, ()),
+        (3, 2, "cuda:1", 1, ()),
+    ],
+)
+def test_as_many_runs_go_on_at_once_as_there_are_gpus_or_cores(
+    monkeypatch: pytest.MonkeyPatch,
+    gpus: int,
+    threads: int,
+    device: str,
+    workers: int,
+    devices: tuple[str, ...],
+) -> None:
+    monkeypatch.setattr(launchers, "_gpus", lambda: gpus)
+    monkeypatch.setattr(launchers, "_cores", lambda: 12)
+    plan = local_plan(Path("runs"), None, threads, 4, device)
+    assert plan == Plan(Path("runs"), workers, threads, 4, devices=devices)
+    assert local_plan(Path("runs"), 7, threads, 4, device) == dataclasses.replace(plan, workers=7)
+
+
+def test_the_cores_and_gpus_of_this_machine_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert launchers._cores() == len(os.sched_getaffinity(0))
+    monkeypatch.setattr(launchers, "_GPU_NODES", (os.devnull,))  # there is one: torch is asked
+    assert launchers._gpus() == torch.cuda.device_count()
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    assert launchers._gpus() == 0
+
+
+def test_runs_at_the_same_time_are_on_different_gpus(tmp_path: Path) -> None:
+    jobs = [toy("waits", seed) for seed in (0, 1)]
+    plan = Plan(tmp_path, workers=2, retries=0, devices=("cuda:0", "cuda:1"))
+    found: list[Outcome] = []
+    thread = threading.Thread(target=lambda: found.extend(run_local(jobs, plan, lambda outcome: None)))
+    thread.start()
+    for job in jobs:
+        wait_for(job.path(tmp_path) / "ready")
+    devices = {(job.path(tmp_path) / "device").read_text() for job in jobs}
+    for job in jobs:
+        os.kill(int((job.path(tmp_path) / "ready").read_text()), signal.SIGKILL)
+    thread.join(30)
+    assert devices == {"cuda:0", "cuda:1"} and [outcome.job.device for outcome in found] == ["auto"] * 2
+
+
+def test_a_slot_is_free_again_after_its_run(tmp_path: Path) -> None:
+    plan = Plan(tmp_path, workers=1, devices=("cuda:0", "cuda:1"))
+    jobs = [toy(seed=0), toy(seed=1), dataclasses.replace(toy(seed=2), device="cpu")]
+    run_local(jobs, plan, lambda outcome: None)
+    assert [(job.path(tmp_path) / "device").read_text() for job in jobs] == ["cuda:0", "cuda:0", "cpu"]
 
 
 def test_a_stop_reaches_what_is_running_and_starts_no_more(tmp_path: Path) -> None:

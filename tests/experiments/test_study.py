@@ -15,6 +15,7 @@ from written_runs import write_run
 from uld_torchrl.ablations import ABLATIONS
 from uld_torchrl.cli import main
 from uld_torchrl.cli_experiments import StudyRun, make_study
+from uld_torchrl.config import override, preset, to_dict
 from uld_torchrl.errors import InputError
 from uld_torchrl.experiments.jobs import check_jobs, make_jobs
 from uld_torchrl.experiments.study import Study, load_study, status
@@ -51,6 +52,40 @@ def test_a_study_of_nothing_is_refused(
         make_jobs(envs, variants, seeds)
 
 
+def test_one_environment_under_two_names_is_one(tmp_path: Path) -> None:
+    envs = ("Pendulum-v1", "gym/Pendulum-v1", "Dmc-walker-run", "dmc/walker-run")
+    jobs = make_jobs(envs, {"a": ()}, [0])
+    paths = [str(job.path(Path("runs"))) for job in jobs]
+    assert paths == ["runs/gym/Pendulum-v1/a/seed0", "runs/dmc/walker-run/a/seed0"]
+    for env in envs:
+        Study("toy", (env,), {"a": ()}, (0,)).save(tmp_path)
+    assert load_study(tmp_path / "toy.study.json").envs == ("Pendulum-v1", "Dmc-walker-run")
+
+
+@pytest.mark.parametrize("name", ["a/b", "", "..", ".hidden", "a b"])
+def test_a_study_is_called_as_a_file_can_be(name: str) -> None:
+    with pytest.raises(InputError, match="the name of a study must consist of letters"):
+        Study(name, ("CartPole-v1",), {"a": ()}, (0,))
+
+
+def test_a_study_may_become_longer(tmp_path: Path) -> None:
+    def toy(*settings: str, seed: int = 0) -> Study:
+        return Study("toy", ("CartPole-v1",), {"a": ()}, (seed,), "debug", settings)
+
+    toy("loss.gamma=0.9").save(tmp_path)
+    for seed, steps in enumerate((301, 301, 5000), 1):  # the preset has 300
+        toy("loss.gamma=0.9", f"run.total_steps={steps}", seed=seed).save(tmp_path)
+    whole = load_study(toy().path(tmp_path))
+    assert whole.settings == ("loss.gamma=0.9", "run.total_steps=5000") and whole.seeds == (0, 1, 2, 3)
+    with pytest.raises(InputError, match=r"another settings \(run\.total_steps: 5000 -> 4999\)"):
+        toy("loss.gamma=0.9", "run.total_steps=4999").save(tmp_path)
+    with pytest.raises(
+        InputError, match=r"settings \(loss\.gamma: 0\.9 -> as the preset, run\.total_steps: 5000"
+    ):
+        toy("run.total_steps=6000").save(tmp_path)
+    assert load_study(toy().path(tmp_path)) == whole
+
+
 def test_a_study_is_kept_and_grows(tmp_path: Path) -> None:
     TOY.save(tmp_path)
     assert load_study(TOY.path(tmp_path)) == TOY
@@ -63,9 +98,15 @@ def test_a_study_is_kept_and_grows(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("other", "told"),
     [
-        (Study("toy", ("CartPole-v1",), {"a": ("loss.gamma=0.5",)}, (0,), "debug"), "another variant a"),
-        (Study("toy", ("CartPole-v1",), {"a": ()}, (0,), "small"), "another preset"),
-        (Study("toy", ("CartPole-v1",), {"a": ()}, (0,), "debug", ("loss.gamma=0.5",)), "another settings"),
+        (
+            Study("toy", ("CartPole-v1",), {"a": ("loss.gamma=0.5",)}, (0,), "debug"),
+            "another variant a .loss.gamma: as the preset -> 0.5",
+        ),
+        (Study("toy", ("CartPole-v1",), {"a": ()}, (0,), "small"), "another preset .debug -> small"),
+        (
+            Study("toy", ("CartPole-v1",), {"a": ()}, (0,), "debug", ("loss.gamma=0.5",)),
+            "another settings .loss.gamma: as the preset -> 0.5",
+        ),
     ],
 )
 def test_one_name_is_one_study(tmp_path: Path, other: Study, told: str) -> None:
@@ -107,6 +148,25 @@ def test_more_steps_are_the_same_configuration_and_fewer_are_not(tmp_path: Path)
                 check_jobs(jobs, tmp_path)
         else:
             check_jobs(jobs, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("decay", "told"), [("none", None), ("linear", r"run\.total_steps was 500, got 600")]
+)
+def test_where_learning_rates_fall_more_steps_are_another_configuration(
+    tmp_path: Path, decay: str, told: str | None
+) -> None:
+    path = write_run(tmp_path, "gym/CartPole-v1", "a", 0, [1.0], every=500)
+    fall = f"optim.lr_decay={decay}"
+    config = override(preset("small"), [fall, "run.total_steps=500"])
+    (path / "config.json").write_text(json.dumps({"env_id": "x", "seed": 0, "config": to_dict(config)}))
+    check_jobs(make_jobs(["CartPole-v1"], {"a": ()}, [0], settings=[fall, "run.total_steps=500"]), tmp_path)
+    longer = make_jobs(["CartPole-v1"], {"a": ()}, [0], settings=[fall, "run.total_steps=600"])
+    if told is None:
+        check_jobs(longer, tmp_path)
+    else:
+        with pytest.raises(InputError, match=told):
+            check_jobs(longer, tmp_path)
 
 
 def test_status_counts_what_is_done_and_begun(tmp_path: Path) -> None:
@@ -152,6 +212,25 @@ def test_ablations_are_variants_of_their_names() -> None:
             "two variants are called 'no-min'",
         ),
         (["run", "--envs", "CartPole-v1", "--workers", "0"], "workers"),
+        (["run", "--envs", "CartPole-v1", "--gpus", "0.5"], "--gpus 0.5 does not go with --launcher local"),
+        (["run", "--envs", "CartPole-v1", "--ray-address", "auto"], "--ray-address auto does not go with"),
+        (
+            ["run", "--envs", "CartPole-v1", "--launcher", "ray", "--workers", "2"],
+            "--workers 2 does not go with --launcher ray",
+        ),
+        (["run", "--envs", "CartPole-v1", "--name", "a/b"], "the name of a study must consist of"),
+        (
+            ["run", "--envs", "CartPole-v1", "--variant", "a/b:loss.gamma=0.9"],
+            "the name of a variant must consist of",
+        ),
+        (["run", "--envs", "CartPole-v1", "--total-steps", "10"], "total_steps must be greater than"),
+        (
+            ["run", "--envs", "CartPole-v1", "--variant", "fine:agent=dqn", "--envs", "atari/Pong"],
+            "agent dqn takes vectors, got atari/Pong",
+        ),
+        (["run", "--envs", "dmc-pixels/walker-run", "--agent", "td3"], "agent td3 takes vectors"),
+        (["run", "--envs", "CartPole-v1", "--set", "agent=td3"], "use --agent, or --variant name:agent=td3"),
+        (["run", "--envs", "CartPole-v1", "--variant", "a:td3.tau=0.1"], "to a variant agent=td3"),
         (["status", "nothing"], "there is no study nothing"),
     ],
 )
@@ -192,7 +271,8 @@ def test_a_study_killed_in_the_middle_goes_on_to_the_same_result(launcher: str, 
     if launcher == "ray":
         pytest.importorskip("ray", reason="install uld-torchrl[ray]")
     options = ["--preset", "debug", "--seeds", "0-2", "--variant", "short:loss.n_steps=1", "--name", "toy"]
-    options += ["--envs", "CartPole-v1", "--envs", "Pendulum-v1", "--workers", "2", "--launcher", launcher]
+    options += ["--envs", "CartPole-v1", "--envs", "Pendulum-v1", "--launcher", launcher]
+    options += ["--workers", "2"] if launcher == "local" else []
     options += ["--set", "run.checkpoint_every=100", "--set", "run.eval_every=100"]
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     study = subprocess.Popen(command(killed, *options))
@@ -212,8 +292,20 @@ def test_a_study_killed_in_the_middle_goes_on_to_the_same_result(launcher: str, 
     assert main(["report", str(killed), "--out", str(tmp_path / "report")]) == 0
 
 
-def test_a_study_told_to_stop_saves_its_runs(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("launcher", "stop"),
+    [
+        ("local", signal.SIGTERM),
+        pytest.param("ray", signal.SIGTERM, marks=pytest.mark.slow),
+        pytest.param("ray", signal.SIGINT, marks=pytest.mark.slow),
+    ],
+)
+def test_a_study_told_to_stop_saves_its_runs(launcher: str, stop: signal.Signals, tmp_path: Path) -> None:
+    if launcher == "ray":
+        pytest.importorskip("ray", reason="install uld-torchrl[ray]")
     options = [
+        "--launcher",
+        launcher,
         "--preset",
         "debug",
         "--seeds",
@@ -224,13 +316,14 @@ def test_a_study_told_to_stop_saves_its_runs(tmp_path: Path) -> None:
         "run.total_steps=100000",
     ]
     options += ["--set", "optim.period=100000", "--set", "run.random_steps=99000"]
+    options += ["--set", "run.checkpoint_every=100000"]  # what is saved is saved for the stop
     study = subprocess.Popen(command(tmp_path, *options), stderr=subprocess.PIPE, text=True)
     run = tmp_path / "gym" / "CartPole-v1" / "debug" / "seed0"
-    for _ in range(1200):
+    for _ in range(6000):
         if last_step(run / "metrics.csv"):
             break
         time.sleep(0.05)
-    study.terminate()
-    _, error = study.communicate(timeout=60)
+    study.send_signal(stop)
+    _, error = study.communicate(timeout=300)
     assert study.returncode == 130 and "to go on: uld study run" in error
     assert list((run / "checkpoints").iterdir()) != []

@@ -22,9 +22,12 @@ count = int(starts.read_text()) + 1 if starts.exists() else 1
 starts.write_text(str(count))
 (path / "config.json").write_text("{}")
 print("start", count, os.environ["OMP_NUM_THREADS"], flush=True)
+(path / "device").write_text(sys.argv[4])
+if behaviour == "refused":
+    sys.exit(2)
 if behaviour == "waits":
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    (path / "ready").write_text("")
+    (path / "ready").write_text(str(os.getpid()))
     time.sleep(120)
 if behaviour == "fails" or (behaviour == "once" and count == 1):
     print("no luck"); sys.exit(3)
@@ -36,13 +39,13 @@ if behaviour == "fails" or (behaviour == "once" and count == 1):
 
 @dataclass(frozen=True)
 class ToyJob(Job):
-    """A job that is done at once, fails once, fails always, or waits for a signal."""
+    """A job that is done at once, fails once, fails always, is refused, or waits for a signal."""
 
     behaviour: str = "done"
 
     def command(self, run_dir: Path) -> list[str]:
         total = str(self.config.run.total_steps)
-        return [sys.executable, "-c", SCRIPT, str(self.path(run_dir)), self.behaviour, total]
+        return [sys.executable, "-c", SCRIPT, str(self.path(run_dir)), self.behaviour, total, self.device]
 
 
 def starts(job: Job, run_dir: Path) -> int:

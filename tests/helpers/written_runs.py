@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from uld_torchrl.config import override, preset, to_dict
+from uld_torchrl.peers import PeerConfig, about_peer, harness_config
 
 
 def write_run(
@@ -23,12 +24,21 @@ def write_run(
     settings: Sequence[str] = (),
     episodes: int = 10,
     finished: bool = True,
+    peer: PeerConfig | None = None,
+    action_space: str | None = None,
 ) -> Path:
-    """Write a run with evaluations at every, 2 every, ... of these mean returns, ten seconds apart."""
+    """Write a run with evaluations at every, 2 every, ... of these mean returns, ten seconds apart.
+
+    ``action_space`` is the kind of it, as in "Discrete"; None as earlier versions, which did not say.
+    """
     path = root / env / variant / f"seed{seed}"
     path.mkdir(parents=True)
     config = override(preset("small"), [f"run.total_steps={every * max(1, len(returns))}", *settings])
-    (path / "config.json").write_text(json.dumps({"env_id": env, "seed": seed, "config": to_dict(config)}))
+    config = config if peer is None else harness_config(config.run, peer)
+    started = {"env_id": env, "seed": seed, "config": to_dict(config), **about_peer(peer)}
+    if action_space is not None:
+        started["task"] = {"action_space": {"type": action_space}}
+    (path / "config.json").write_text(json.dumps(started))
     steps = [every * (k + 1) for k in range(len(returns))]
     rows = [f"{step},{value},0.0,5.0,{episodes}\n" for step, value in zip(steps, returns, strict=True)]
     head = "step,episode_return_mean,episode_return_std,episode_length_mean,episodes\n"

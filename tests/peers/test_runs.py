@@ -27,7 +27,7 @@ ENVS = {"td3": "gym/Pendulum-v1", "sac": "gym/Pendulum-v1", "dqn": "gym/CartPole
 ODD = {
     "td3": dataclasses.replace(SMALL["td3"], policy_delay=3),
     "sac": SMALL["sac"],
-    "dqn": dataclasses.replace(SMALL["dqn"], update_every=3, target_period=4),
+    "dqn": dataclasses.replace(SMALL["dqn"], update_every=3, target_period=4, epsilon_end=0.5),
 }
 
 
@@ -116,6 +116,20 @@ def test_a_model_is_loaded_and_plays_as_it_was_trained(tmp_path: Path, name: str
         params = getattr(agent.loss, f"{online}_network_params", None)
         if params is not None:
             assert (params.data == getattr(agent.loss, f"{target}_network_params").data).all()
+
+
+def test_a_loaded_dqn_explores_as_in_the_end_of_training(tmp_path: Path) -> None:
+    peer = dataclasses.replace(SMALL["dqn"], epsilon_end=0.0)
+    agent = load(finish(trainer_of(tmp_path, "dqn", peer)).run.path)
+    observation = agent.observation_space.sample()
+    found = {int(agent.predict(observation, deterministic=False)) for _ in range(40)}
+    assert found == {int(agent.predict(observation))}
+
+
+def test_a_peer_by_its_name_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="peer must be a TD3Config, SACConfig or DQNConfig, got 'dqn'"):
+        trainer_of(tmp_path, "dqn", "dqn")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("field", ["hidden_dim", "no_such"])

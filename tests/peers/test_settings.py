@@ -23,6 +23,7 @@ from uld_torchrl.peers import (
     own_settings,
     peer_of,
     read_settings,
+    shared_settings,
 )
 from uld_torchrl.trainers.logs import PEER_METRICS
 
@@ -39,6 +40,8 @@ ALL = [TD3Config(), SACConfig(), DQNConfig()]
         (TD3Config, {"batch_size": 1.5}, "batch_size must be an integer"),
         (TD3Config, {"target_noise": -0.1}, "target_noise must not be negative"),
         (SACConfig, {"temperature": 0.0}, "temperature must be greater than zero"),
+        (SACConfig, {"entropy_per_action": float("nan")}, "entropy_per_action must be finite, got nan"),
+        (SACConfig, {"entropy_per_action": float("-inf")}, "entropy_per_action must be finite"),
         (SACConfig, {"log_std_min": 3.0}, "log_std_min and log_std_max must be an interval"),
         (DQNConfig, {"epsilon_end": 1.1}, "epsilon_end must lie in"),
         (DQNConfig, {"update_every": 0}, "update_every must be greater than zero"),
@@ -94,6 +97,27 @@ def test_a_run_takes_the_steps_of_the_preset_and_nothing_else_of_it() -> None:
 def test_settings_of_others_are_refused(setting: str) -> None:
     with pytest.raises(InputError, match=r"no setting '.*' of agent td3"):
         read_settings("td3", "small", [setting])
+
+
+def test_how_uld_is_evaluated_is_no_setting_of_others() -> None:
+    with pytest.raises(
+        InputError, match="does not go with agent dqn, which is evaluated without exploration"
+    ):
+        read_settings("dqn", "small", ["run.greedy_discrete_eval=false"])
+    given = ["run.greedy_discrete_eval=false", "run.num_envs=2"]
+    assert shared_settings("dqn", given) == given[1:] and shared_settings("uld", given) == given
+
+
+@pytest.mark.parametrize("setting", ["td3.tau=0.1", "agent=td3"])
+def test_settings_of_a_peer_without_its_agent_say_how_to_ask_for_it(setting: str) -> None:
+    with pytest.raises(InputError, match="this run is of agent uld: add --agent td3"):
+        settings(Train(set=("loss.gamma=0.9", setting)))
+
+
+def test_the_agent_is_no_setting_of_all_runs() -> None:
+    for agent in ("uld", "td3"):
+        with pytest.raises(InputError, match="use --agent, or --variant name:agent=td3"):
+            shared_settings(agent, ["run.num_envs=2", "agent=td3"])
 
 
 def test_a_value_that_does_not_fit_is_told_with_its_name() -> None:

@@ -17,13 +17,15 @@ from uld_torchrl.config import (
     AgentConfig,
     PresetName,
     RunConfig,
+    check_run,
     differences,
     from_dict,
     override,
     preset,
     to_dict,
 )
-from uld_torchrl.errors import InputError
+from uld_torchrl.envs import canonical_id
+from uld_torchrl.errors import InputError, check_name
 from uld_torchrl.peers import (
     PeerConfig,
     about_peer,
@@ -32,6 +34,7 @@ from uld_torchrl.peers import (
     read_settings,
     shared_settings,
     split_agent,
+    uld_settings,
 )
 from uld_torchrl.tables import last_step
 
@@ -69,7 +72,7 @@ class Job:
     def config(self) -> AgentConfig:
         """The settings of the run."""
         if self.agent == "uld":
-            return override(preset(self.preset), split_agent(self.settings)[1])
+            return override(preset(self.preset), uld_settings(split_agent(self.settings)[1]))
         return harness_config(*self._read())
 
     def _read(self) -> tuple[RunConfig, PeerConfig]:
@@ -82,8 +85,7 @@ class Job:
 
     def path(self, run_dir: Path) -> Path:
         """Return where the run is."""
-        env = self.env if "/" in self.env else f"gym/{self.env}"
-        return run_dir / env / self.variant / f"seed{self.seed}"
+        return run_dir / canonical_id(self.env) / self.variant / f"seed{self.seed}"
 
     def command(self, run_dir: Path) -> list[str]:
         """Return the command that runs it, and goes on with it."""
@@ -125,7 +127,7 @@ def make_jobs(
     """Return the jobs of a study, seed by seed: an interrupted one then has whole sets of tasks.
 
     Args:
-        envs: environment ids.
+        envs: environment ids; one under two names counts once.
         variants: name -> settings of each variant, applied after ``settings``.
         seeds: of the runs.
         preset: what settings start from.
@@ -153,11 +155,44 @@ def make_jobs(
         Job(env, variant, seed, preset, (*shared[variant], *extra), device)
         for seed in seeds
         for variant, extra in variants.items()
-        for env in envs
+        for env in unique_envs(envs)
     ]
-    for job in jobs[: len(variants) * len(envs)]:
-        _ = job.config  # refuses what is wrong before anything runs
+    for job in jobs:
+        if job.seed == seeds[0]:
+            _ = job.config  # refuses what is wrong before anything runs
     return jobs
+
+
+def unique_envs(envs: Iterable[str]) -> tuple[str, ...]:
+    """Return environment ids without those that name one of the others again.
+
+    Example:
+        >>> unique_envs(["Pendulum-v1", "gym/Pendulum-v1", "dmc/walker-run"])
+        ('Pendulum-v1', 'dmc/walker-run')
+    """
+    found: dict[str, str] = {}
+    for env in envs:
+        found.setdefault(canonical_id(env), env)
+    return tuple(found.values())
+
+
+def check_runnable(jobs: Iterable[Job]) -> None:
+    """Refuse jobs that ``uld train`` would refuse, as far as it shows without making the environment.
+
+    Raises:
+        InputError: a variant that no directory can be called, a run that ends before it learns, images for
+            a peer.
+
+    Example:
+        >>> check_runnable([Job("CartPole-v1", "small", 0)])
+    """
+    for job in {(job.env, job.variant): job for job in jobs}.values():
+        check_name("the name of a variant", job.variant)
+        check_run(job.config)
+        if job.agent != "uld" and canonical_id(job.env).partition("/")[0] in ("dmc-pixels", "atari"):
+            raise InputError(
+                f"agent {job.agent} takes vectors, got {job.env}, which shows images: take agent uld for it."
+            )
 
 
 def _agents(variants: dict[str, tuple[str, ...]]) -> list[str]:
@@ -166,6 +201,8 @@ def _agents(variants: dict[str, tuple[str, ...]]) -> list[str]:
 
 def check_jobs(jobs: Iterable[Job], run_dir: Path) -> None:
     """Refuse jobs whose directory holds a run of other settings; more steps than before are allowed.
+
+    Not where learning rates fall: they do so over the steps of the whole run.
 
     Raises:
         InputError: there are some; each is named with what differs.
@@ -191,5 +228,7 @@ def _differs(job: Job, run_dir: Path) -> str:
         return f"config.json cannot be read ({type(error).__name__}: {str(error)[:200]})"
     new = {**to_dict(job.config), **about_peer(job.peer)}
     before, after = old["run"].pop("total_steps"), new["run"].pop("total_steps")
-    fewer = [f"run.total_steps was {before}, got {after}"] if after < before else []
-    return "; ".join([*fewer, *differences(old, new)])
+    decays = job.config.optim.lr_decay != "none"  # over the steps of the whole run
+    other = after < before or (decays and after != before)
+    steps = [f"run.total_steps was {before}, got {after}"] if other else []
+    return "; ".join([*steps, *differences(old, new)])

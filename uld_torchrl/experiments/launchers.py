@@ -7,21 +7,26 @@ looked at again later, so that several launchers may share the work of one study
 
 from __future__ import annotations
 
+import contextlib
 import os
-import socket
 import subprocess
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from queue import SimpleQueue
 
 from uld_torchrl.errors import InputError, check_positive
 from uld_torchrl.experiments.jobs import Job
+from uld_torchrl.ray_cluster import connect
 
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 _STOPPED = 143  # exit code of a run that was told to stop: it has saved itself
+_BAD_INPUT = 2  # exit code of a command that is refused: it is the next time, too
+_SAVING = 600.0  # seconds that runs on a cluster have to save themselves
+_GPU_NODES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")  # NVIDIA, AMD, WSL
 HELD = "is being trained by another process"
 
 
@@ -53,6 +58,8 @@ class Plan:
     """How often a job that failed is started again."""
     poll: float = 5.0
     """Seconds between two looks at a run that another process holds."""
+    devices: tuple[str, ...] = ()
+    """Devices of this machine that jobs of the device ``auto`` share out; none: each job looks itself."""
 
     def __post_init__(self) -> None:
         check_positive(self, "workers", "threads", "poll")
@@ -62,6 +69,58 @@ class Plan:
     def log(self, job: Job) -> Path:
         """Return the file of a job's output."""
         return self.run_dir / "logs" / f"{job.name.replace('/', '_')}.log"
+
+    def placed(self, job: Job, slot: int) -> Job:
+        """Return a job on the device of the ``slot``-th of the runs at the same time.
+
+        Example:
+            >>> plan = Plan(Path("runs"), workers=3, devices=("cuda:0", "cuda:1"))
+            >>> [plan.placed(Job("CartPole-v1", "small", 0), slot).device for slot in range(3)]
+            ['cuda:0', 'cuda:1', 'cuda:0']
+        """
+        if job.device != "auto" or not self.devices:
+            return job
+        return replace(job, device=self.devices[slot % len(self.devices)])
+
+
+def local_plan(run_dir: Path, workers: int | None, threads: int, retries: int, device: str = "auto") -> Plan:
+    """Return how jobs are run on this machine: by default as many at once as it has GPUs, or cores for.
+
+    Args:
+        run_dir: root of all runs.
+        workers: runs at the same time; None: one for each GPU that ``device`` allows, without one as many as
+            have ``threads`` cores each.
+        threads: of each run.
+        retries: how often a job that failed is started again.
+        device: of all jobs.
+
+    Raises:
+        InputError: a number that is not positive.
+
+    Example:
+        >>> local_plan(Path("runs"), 3, threads=1, retries=2, device="cpu").workers
+        3
+    """
+    plan = Plan(run_dir, 1 if workers is None else workers, threads, retries)
+    devices = tuple(f"cuda:{k}" for k in range(_gpus())) if device == "auto" else ()
+    if workers is None:
+        on_gpus = len(devices) or int(device not in ("auto", "cpu"))
+        workers = on_gpus or max(_cores() // threads, 1)
+    return replace(plan, workers=workers, devices=devices)
+
+
+def _cores() -> int:
+    """Return the cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _gpus() -> int:
+    """Return the devices that torch sees, asked in a process of its own: importing it takes seconds."""
+    if sys.platform == "linux" and not any(os.path.exists(node) for node in _GPU_NODES):
+        return 0
+    asked = [sys.executable, "-c", "import torch; print(torch.cuda.device_count())"]
+    found = subprocess.run(asked, capture_output=True, text=True, check=False)
+    return int(found.stdout) if found.returncode == 0 else 0
 
 
 @dataclass
@@ -91,7 +150,7 @@ class Children:
                 )
                 self._running.add(child)
             try:
-                return child.wait()
+                return _ended(child)
             except BaseException:  # a Ray task that is cancelled
                 child.terminate()
                 child.wait()
@@ -108,15 +167,25 @@ class Children:
                 child.terminate()
 
 
-def run_job(job: Job, plan: Plan, children: Children | None = None) -> Outcome:
-    """Run one job until it is done, fails too often, is stopped, or another process holds it."""
+def _ended(child: subprocess.Popen[bytes]) -> int:
+    """Return the exit code; Ray interrupts Python, but no system call, so that none may last."""
+    while True:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return child.wait(timeout=60)
+
+
+def run_job(job: Job, plan: Plan, children: Children | None = None, slot: int = 0) -> Outcome:
+    """Run one job until it is done, refused, fails too often, is stopped, or another process holds it."""
     children, log, code, failures = children or Children(), plan.log(job), 0, 0
+    command = plan.placed(job, slot).command(plan.run_dir)
     while job.state(plan.run_dir) != "done" and not children.stopping.is_set() and failures <= plan.retries:
         begin = log.stat().st_size if log.exists() else 0
-        code = children.run(job.command(plan.run_dir), log, plan.threads)
+        code = children.run(command, log, plan.threads)
         if code and HELD in _tail(log, begin):
             children.stopping.wait(plan.poll)
             return Outcome(job, False, code, log, held=True)
+        if code == _BAD_INPUT:
+            break
         failures += 1
     return Outcome(job, job.state(plan.run_dir) == "done", code, log)
 
@@ -138,15 +207,25 @@ def run_local(jobs: Sequence[Job], plan: Plan, report: Callable[[Outcome], None]
     Raises:
         KeyboardInterrupt: when it was stopped, after all runs have ended.
     """
-    children, outcomes = Children(), []
+    children, outcomes, slots = Children(), [], SimpleQueue[int]()
+    for slot in range(plan.workers):
+        slots.put(slot)
+
+    def run(job: Job) -> Outcome:
+        slot = slots.get()
+        try:
+            return run_job(job, plan, children, slot)
+        finally:
+            slots.put(slot)
+
     with ThreadPoolExecutor(plan.workers) as pool:
-        waiting: set[Future[Outcome]] = {pool.submit(run_job, job, plan, children) for job in jobs}
+        waiting: set[Future[Outcome]] = {pool.submit(run, job) for job in jobs}
         try:
             while waiting:
                 ended, waiting = wait(waiting, return_when=FIRST_COMPLETED)
                 for outcome in (future.result() for future in ended):
                     if outcome.held:
-                        waiting.add(pool.submit(run_job, outcome.job, plan, children))
+                        waiting.add(pool.submit(run, outcome.job))
                         continue
                     outcomes.append(outcome)
                     report(outcome)
@@ -179,8 +258,9 @@ def run_ray(
 
     Raises:
         InputError: Ray is not installed, or there is no cluster at the address.
+        KeyboardInterrupt: when it was stopped, after all runs have ended.
     """
-    ray = _ray(address)
+    ray = connect(address, "launcher ray")
     task = ray.remote(num_cpus=plan.threads, num_gpus=gpus, max_retries=-1)(run_job)
     waiting, outcomes = [task.remote(job, plan) for job in jobs], []
     try:
@@ -192,33 +272,11 @@ def run_ray(
                     continue
                 outcomes.append(outcome)
                 report(outcome)
-    except KeyboardInterrupt:
+    except BaseException:
         for reference in waiting:
             ray.cancel(reference, force=False)
+        # Without this the end of this process would end a cluster of its own, and the runs before they saved.
+        if waiting:
+            ray.wait(waiting, num_returns=len(waiting), timeout=_SAVING)
         raise
     return outcomes
-
-
-def _ray(address: str | None) -> Any:
-    try:
-        import ray
-    except ImportError as error:
-        raise InputError('launcher ray needs Ray: pip install "uld-torchrl[ray]".') from error
-    if not ray.is_initialized():
-        _check_reachable(address)
-        try:
-            ray.init(address=address, log_to_driver=False)
-        except (ConnectionError, ValueError, RuntimeError) as error:
-            raise InputError(f"there is no Ray cluster at {address!r}: {str(error)[:300]}.") from error
-    return ray
-
-
-def _check_reachable(address: str | None) -> None:
-    """Refuse host:port that nobody listens at; Ray itself would try for minutes, and then end the process."""
-    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
-    if not host or not port.isdecimal():
-        return
-    try:
-        socket.create_connection((host, int(port)), timeout=10).close()
-    except (OSError, OverflowError) as error:
-        raise InputError(f"there is no Ray cluster at {address!r}: {error}.") from error

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import operator
 import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -18,9 +19,10 @@ from numpy.typing import NDArray
 
 from uld_torchrl.config import PRESETS, AgentConfig, differences, from_dict, to_dict
 from uld_torchrl.errors import InputError
+from uld_torchrl.experiments.suites import frames_per_step
 from uld_torchrl.peers import PeerConfig, harness_config, name_of, own_settings, peer_of
 from uld_torchrl.tables import read_rows
-from uld_torchrl.untrusted import brief, read_json
+from uld_torchrl.untrusted import brief, open_plain, read_json
 
 Array = NDArray[np.float64]
 
@@ -49,6 +51,18 @@ class Record:
     """Versions of the last session, as environment.txt has them."""
     peer: PeerConfig | None = None
     """Settings of the agent if it is another one than ULD."""
+    discrete: bool = False
+    """Whether actions are discrete: these are evaluated greedily or sampled."""
+
+    @property
+    def name(self) -> str:
+        """Environment, variant and seed in one word."""
+        return f"{self.env}/{self.variant}/seed{self.seed}"
+
+    @property
+    def frames_per_step(self) -> int:
+        """Environment frames in an agent step of this run."""
+        return self.config.atari.frame_skip if self.env.startswith("atari/") else frames_per_step(self.env)
 
     def at(self, step: int) -> float:
         """Return the mean return of the evaluation at that step, NaN if there is none."""
@@ -124,6 +138,7 @@ def read_record(path: Path) -> Record:
         started = read_json(path / "config.json")
         config = from_dict(started["config"])
         env, seed, peer = str(started["env_id"]), int(started["seed"]), peer_of(started)
+        discrete = _is_discrete(env, started)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
             f"config.json cannot be read ({type(error).__name__}: {brief(error, 200)})"
@@ -153,7 +168,14 @@ def read_record(path: Path) -> Record:
         _parameters(path / "model" / "model.safetensors"),
         _versions(path / "environment.txt"),
         peer,
+        discrete,
     )
+
+
+def _is_discrete(env: str, started: Mapping[str, Any]) -> bool:
+    # Runs of earlier versions do not say what their actions are.
+    space = started.get("task", {}).get("action_space", {})
+    return env.startswith("atari/") or space.get("type") == "Discrete"
 
 
 def read_records(paths: Iterable[Path]) -> tuple[list[Record], dict[Path, str]]:
@@ -175,20 +197,24 @@ def read_records(paths: Iterable[Path]) -> tuple[list[Record], dict[Path, str]]:
 
 
 def _seconds(path: Path, step: int) -> float:
-    rows = [row for row in read_rows(path / "timing.csv") if row.get("seconds")]
-    upto = [float(row["seconds"]) for row in rows if int(row["step"]) <= step]
-    return upto[-1] if upto else float("nan")
+    """Return the wall-clock up to a step; a damaged table costs this number, not the run."""
+    try:
+        rows = [row for row in read_rows(path / "timing.csv") if row.get("seconds")]
+        upto = [float(row["seconds"]) for row in rows if int(row["step"]) <= step]
+    except ValueError:
+        return float("nan")
+    return upto[-1] if upto and 0 <= upto[-1] < math.inf else float("nan")
 
 
 def _parameters(weights: Path) -> int | None:
     """Count parameters by the header of a safetensors file: eight bytes of length, then JSON."""
     try:
-        with weights.open("rb") as file:
+        with open_plain(weights) as file:
             length = int.from_bytes(file.read(8), "little")
             header: dict[str, Any] = json.loads(file.read(min(length, 10_000_000)))
         shapes = [entry["shape"] for name, entry in header.items() if name != "__metadata__"]
-        return sum(math.prod(shape) for shape in shapes)
-    except (OSError, ValueError, KeyError, TypeError):
+        return sum(math.prod(map(operator.index, shape)) for shape in shapes)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
 
 

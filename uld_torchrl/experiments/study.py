@@ -8,19 +8,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from uld_torchrl.config import PRESETS, PresetName
-from uld_torchrl.errors import InputError
-from uld_torchrl.experiments.jobs import Job, State, make_jobs
+from uld_torchrl.config import PRESETS, PresetName, differences, override, preset
+from uld_torchrl.errors import InputError, check_name
+from uld_torchrl.experiments.jobs import Job, State, make_jobs, unique_envs
 from uld_torchrl.peers import shared_settings, split_agent
+
+_STEPS = "run.total_steps="
 
 
 @dataclass(frozen=True)
 class Study:
     """What a study consists of.
+
+    Raises:
+        InputError: a name that no file can have.
 
     Example:
         >>> study = Study("toy", ("CartPole-v1",), {"small": ()}, (0, 1))
@@ -36,6 +41,9 @@ class Study:
     settings: tuple[str, ...] = ()
     suite: str | None = None
 
+    def __post_init__(self) -> None:
+        check_name("the name of a study", self.name)
+
     def jobs(self, device: str = "auto") -> list[Job]:
         """Return the runs of the study, seed by seed."""
         return make_jobs(
@@ -47,7 +55,7 @@ class Study:
         return run_dir / f"{self.name}.study.json"
 
     def save(self, run_dir: Path) -> None:
-        """Write the file, put together with what it held before.
+        """Write the file, put together with what it held before; all runs may become longer.
 
         Raises:
             InputError: the file holds a study of other settings, or cannot be read.
@@ -86,20 +94,26 @@ def load_study(path: Path) -> Study:
 
 
 def _merged(old: Study, new: Study) -> Study:
-    """Return the study with what is new in environments, variants and seeds."""
-    odd = [name for name in ("preset", "suite") if getattr(old, name) != getattr(new, name)]
+    """Return the study with what is new in environments, variants and seeds, and longer if that is asked."""
+    odd = [
+        f"{name} ({getattr(old, name)} -> {getattr(new, name)})"
+        for name in ("preset", "suite")
+        if getattr(old, name) != getattr(new, name)
+    ]
     settings = _for_both(old, new)
-    odd += ["settings"] if settings is None else []
-    both = old.variants.keys() & new.variants.keys()
-    odd += [f"variant {name}" for name in sorted(both) if old.variants[name] != new.variants[name]]
+    if settings is None:
+        odd.append(f"settings ({_changed(old.settings, new.settings)})")
+    for name in sorted(old.variants.keys() & new.variants.keys()):
+        if old.variants[name] != new.variants[name]:
+            odd.append(f"variant {name} ({_changed(old.variants[name], new.variants[name])})")
     if odd:
         raise InputError(
-            f"study {new.name} exists with another {', '.join(odd)}: choose another --name, or the same "
-            "settings."
+            f"study {new.name} exists with another {', '.join(odd)}: choose another --name, or what it has; "
+            "run.total_steps may grow."
         )
     return Study(
         new.name,
-        _union(old.envs, new.envs),
+        unique_envs([*old.envs, *new.envs]),
         {**old.variants, **new.variants},
         tuple(sorted({*old.seeds, *new.seeds})),
         new.preset,
@@ -108,8 +122,26 @@ def _merged(old: Study, new: Study) -> Study:
     )
 
 
+def _changed(old: Sequence[str], new: Sequence[str]) -> str:
+    """Name the settings that differ, as ``field: old -> new``."""
+    before, after = (
+        {name: value for name, _, value in (each.partition("=") for each in given)} for given in (old, new)
+    )
+    names = {**before, **after}
+    usual = "as the preset"
+    left, right = ({name: given.get(name, usual) for name in names} for given in (before, after))
+    return ", ".join(differences(left, right)) or "in another order"
+
+
 def _for_both(old: Study, new: Study) -> tuple[str, ...] | None:
-    """Return the settings of which all variants of both take what they take now; None if there are none."""
+    """Return the settings of which all variants of both take what they take now; None if there are none.
+
+    Steps do not count as long as they grow.
+    """
+    steps: tuple[str, ...] = ()
+    if _total_steps(new) > _total_steps(old):
+        steps = (f"{_STEPS}{_total_steps(new)}",)
+        old, new = _any_length(old), _any_length(new)
 
     def taken(study: Study, settings: Sequence[str]) -> list[list[str]]:
         agents = [split_agent(variant)[0] for variant in study.variants.values()]
@@ -117,12 +149,17 @@ def _for_both(old: Study, new: Study) -> tuple[str, ...] | None:
 
     for settings in (old.settings, new.settings):
         if all(taken(study, settings) == taken(study, study.settings) for study in (old, new)):
-            return settings
+            return (*settings, *steps)
     return None
 
 
-def _union(old: Sequence[str], new: Sequence[str]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys([*old, *new]))
+def _total_steps(study: Study) -> int:
+    of_all = [setting for setting in study.settings if setting.startswith(_STEPS)]
+    return override(preset(study.preset), of_all).run.total_steps
+
+
+def _any_length(study: Study) -> Study:
+    return replace(study, settings=tuple(each for each in study.settings if not each.startswith(_STEPS)))
 
 
 def status(jobs: Sequence[Job], run_dir: Path) -> str:

@@ -21,6 +21,7 @@ from uld_torchrl.peers.config import (
     refuse_peer,
     shared_settings,
     split_agent,
+    uld_settings,
 )
 
 __all__ = [
@@ -40,4 +41,5 @@ __all__ = [
     "refuse_peer",
     "shared_settings",
     "split_agent",
+    "uld_settings",
 ]

@@ -7,6 +7,7 @@ reads of it, and settings of other sections are refused.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import Any, Literal
@@ -106,6 +107,8 @@ class SACConfig:
     def __post_init__(self) -> None:
         _check(self, "hidden_dim", "policy_lr", "value_lr", "temperature_lr", "temperature")
         _check_tau(self.tau)
+        if not math.isfinite(self.entropy_per_action):
+            raise InputError(f"entropy_per_action must be finite, got {self.entropy_per_action}.")
         if not -50 <= self.log_std_min < self.log_std_max <= 10:
             raise InputError(
                 "log_std_min and log_std_max must be an interval in [-50, 10], got "
@@ -162,6 +165,7 @@ PEERS: dict[str, type[TD3Config] | type[SACConfig] | type[DQNConfig]] = {
 }
 """The peers' settings by their names."""
 
+_GREEDY = "run.greedy_discrete_eval="
 _COUNTED = ("step", "episodes", "episode_return", "updates", "skipped_updates")
 _VALUES = ("loss_qvalue", "value_grad_norm", "td_error_mean")
 _PREDICTED = ("pred_value", "target_value")
@@ -201,10 +205,14 @@ def name_of(peer: PeerConfig) -> str:
 def harness_config(run: RunConfig, peer: PeerConfig) -> AgentConfig:
     """Return what the trainer reads of a peer's run: steps, batches of single transitions, drawn uniformly.
 
+    Raises:
+        InputError: ``peer`` is no settings of a peer.
+
     Example:
         >>> harness_config(RunConfig(total_steps=50), DQNConfig()).replay.capacity
         10000
     """
+    name_of(peer)
     return AgentConfig(
         loss=LossConfig(horizon=1, n_steps=1, gamma=peer.gamma),
         optim=OptimConfig(batch_size=peer.batch_size, precision="float32", compile="off"),
@@ -281,15 +289,49 @@ def shared_settings(agent: str, settings: Iterable[str]) -> list[str]:
 
     A peer's take ``run.*`` and those of its name; ULD's all but those of peers.
 
+    Raises:
+        InputError: ``agent=NAME`` is among them: variants say which agent they are.
+
     Example:
         >>> given = ["run.total_steps=50", "loss.gamma=0.9", "td3.gamma=0.9"]
         >>> shared_settings("td3", given), shared_settings("uld", given)
         (['run.total_steps=50', 'td3.gamma=0.9'], ['run.total_steps=50', 'loss.gamma=0.9'])
     """
     sections = [(setting.partition(".")[0], setting) for setting in settings]
+    for section, setting in sections:
+        if section.startswith("agent="):
+            raise InputError(
+                f"the agent is no setting of all runs, got {setting!r}: use --agent, or --variant "
+                f"name:{setting}."
+            )
     if agent == "uld":
         return [setting for section, setting in sections if section not in PEERS]
-    return [setting for section, setting in sections if section in ("run", agent)]
+    return [
+        setting
+        for section, setting in sections
+        if section in ("run", agent) and not setting.startswith(_GREEDY)
+    ]
+
+
+def uld_settings(settings: Iterable[str]) -> list[str]:
+    """Return settings of a run of ULD; refuse those that another agent would take.
+
+    Raises:
+        InputError: a setting of a peer, or the agent itself.
+
+    Example:
+        >>> uld_settings(["loss.gamma=0.9"])
+        ['loss.gamma=0.9']
+    """
+    given = list(settings)
+    for setting in given:
+        section = setting.removeprefix("agent=").partition(".")[0]
+        if section in PEERS:
+            raise InputError(
+                f"{setting!r} is of agent {section}, and this run is of agent uld: add --agent {section}, or "
+                f"to a variant agent={section}."
+            )
+    return given
 
 
 def read_settings(name: str, preset_name: str, settings: Iterable[str]) -> tuple[RunConfig, PeerConfig]:
@@ -308,6 +350,11 @@ def read_settings(name: str, preset_name: str, settings: Iterable[str]) -> tuple
     for setting in settings:
         path, equals, text = setting.partition("=")
         section, _, field = path.partition(".")
+        if setting.startswith(_GREEDY):
+            raise InputError(
+                f"{setting!r} does not go with agent {name}, which is evaluated without exploration: leave "
+                "it out, or use --agent uld."
+            )
         if section == "run":
             of_run.append(setting)
         elif section == name and equals and field in data:

@@ -127,6 +127,20 @@ def copy_targets(loss: LossModule) -> None:
     HardUpdate(loss)  # does so when it is made
 
 
+def end_exploration(policy: TensorDictSequential) -> None:
+    """Let a policy explore as at the end of training: how far DQN's had come is not in a model.
+
+    Example:
+        >>> from torchrl.data import OneHot, Unbounded
+        >>> _, policy = make_peer(DQNConfig(), Unbounded(3), OneHot(2))
+        >>> end_exploration(policy)
+        >>> round(policy[-1].eps.item(), 3)
+        0.05
+    """
+    if isinstance(policy[-1], EGreedyModule):
+        policy[-1].eps.copy_(policy[-1].eps_end)
+
+
 def _td3(peer: TD3Config, n: int, m: int, spec: TensorSpec) -> tuple[LossModule, TensorDictSequential]:
     body = nn.Sequential(_mlp(n, [peer.hidden_dim] * 2, m), nn.Tanh())
     actor = TensorDictModule(body, in_keys=[_OBSERVED], out_keys=["action"])

@@ -46,7 +46,7 @@ from uld_torchrl.modules import make_networks, make_policy
 from uld_torchrl.objectives import PeriodicHardUpdate, ULDLoss, make_loss
 from uld_torchrl.objectives.networks import NETWORKS
 from uld_torchrl.peers import PeerConfig, about_peer, peer_of
-from uld_torchrl.peers.networks import copy_targets, make_peer, online_networks
+from uld_torchrl.peers.networks import copy_targets, end_exploration, make_peer, online_networks
 from uld_torchrl.trainers.files import replace_text, replaced
 from uld_torchrl.untrusted import brief, open_plain, read_json, unreadable
 
@@ -218,7 +218,7 @@ class Agent:
 
     @classmethod
     def load(cls, folder: Path, device: torch.device | str = "cpu") -> Agent:
-        """Read an agent that :meth:`save` wrote; the target networks begin as copies.
+        """Read an agent that :meth:`save` wrote; targets begin as copies, DQN explores as in the end.
 
         Names, types and shapes in the file of weights are compared with the description before an agent of
         that size is made.
@@ -244,6 +244,7 @@ class Agent:
         agent._load_tensors(weights)
         if peer is not None:
             copy_targets(agent.loss)
+            end_exploration(agent.policy)
             return agent
         agent.loss.reward_scale.fill_(scale)
         PeriodicHardUpdate(agent.loss).copy_()

@@ -15,6 +15,7 @@ from torchrl.collectors import BaseCollector
 from uld_torchrl.config import AgentConfig
 from uld_torchrl.envs import EnvLike, make_env
 from uld_torchrl.errors import InputError
+from uld_torchrl.ray_cluster import connect
 
 
 def ray_collector(
@@ -49,7 +50,8 @@ def ray_collector(
         ray_address: of the cluster; default: the one that Ray finds, or a new one on this machine.
 
     Raises:
-        InputError: Ray is not installed, ``frames_per_batch`` cannot be shared out.
+        InputError: Ray is not installed, there is no cluster at the address, ``frames_per_batch`` cannot be
+            shared out.
 
     Example:
         >>> from uld_torchrl import make_networks, make_policy
@@ -66,7 +68,7 @@ def ray_collector(
             f"frames_per_batch must be a multiple of collectors ({collectors}) x num_envs "
             f"({config.run.num_envs}), got {frames_per_batch}."
         )
-    _start(ray_address)
+    connect(ray_address, "a Ray collector")
     from torchrl.collectors.distributed import RayCollector  # brings Ray, which takes a second
 
     parts: dict[str, Any] = {
@@ -85,12 +87,3 @@ def ray_collector(
         # The flag only silences a warning about recurrent policies.
         collector_kwargs={"auto_register_policy_transforms": False},
     )
-
-
-def _start(address: str | None) -> None:
-    try:
-        import ray
-    except ImportError as error:
-        raise InputError('a Ray collector needs Ray: pip install "uld-torchrl[ray]".') from error
-    if not ray.is_initialized():
-        ray.init(address=address, log_to_driver=False)

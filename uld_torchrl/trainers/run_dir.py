@@ -11,7 +11,6 @@ import contextlib
 import json
 import os
 import platform
-import re
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from typing import Any
 import torch
 
 from uld_torchrl.config import AgentConfig, differences, from_dict, to_dict
-from uld_torchrl.errors import InputError, check_seed
+from uld_torchrl.errors import InputError, check_name, check_seed
 from uld_torchrl.peers import PeerConfig, about_peer, peer_of
 from uld_torchrl.trainers.files import replace_text, writing
 from uld_torchrl.untrusted import brief, check_links, read_json
@@ -137,10 +136,7 @@ def open_run(
         >>> open_run(root, "gym/CartPole-v1", "small", 0, preset("small")).path.relative_to(root).as_posix()
         'gym/CartPole-v1/small/seed0'
     """
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
-        raise InputError(
-            f"name must consist of letters, digits, '.', '_' and '-' (at most 100), got {name!r}."
-        )
+    check_name("name", name)
     started = {
         "env_id": env_id,
         "task": dict(task or {}),
