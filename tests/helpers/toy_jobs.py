@@ -27,7 +27,8 @@ if behaviour == "refused":
     sys.exit(2)
 if behaviour == "waits":
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    (path / "ready").write_text(str(os.getpid()))
+    (path / "ready.tmp").write_text(str(os.getpid()))
+    (path / "ready.tmp").replace(path / "ready")  # whoever sees it can read it
     time.sleep(120)
 if behaviour == "fails" or (behaviour == "once" and count == 1):
     print("no luck"); sys.exit(3)
